@@ -1,0 +1,274 @@
+"""From what a user typed to checked settings: the registry of choices, validation, and errors that name the nearest match.
+
+A choice of a group is a name with a schema (a dataclass that holds every setting) and a target (``module:attribute``, imported
+only when it is used). ``conf/<group>/<choice>.yaml`` holds its values. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from microlatent import schemas
+from microlatent.schemas import MISSING, Settings
+
+GROUPS = ("model", "data", "task", "trainer", "logger")
+
+
+@dataclass
+class Choice:
+    """One name of a group: its schema and where the code that takes it stands."""
+
+    schema: type
+    target: str | None = None  # "module:attribute"
+    entry: str | None = None  # for tasks: the command they belong to
+
+    def load(self) -> Any:
+        """Import and return the target."""
+        assert self.target is not None
+        module, _, attribute = self.target.partition(":")
+        return getattr(import_module(module), attribute) if attribute else import_module(module)
+
+
+REGISTRY: dict[str, dict[str, Choice]] = {group: {} for group in GROUPS}
+
+
+def register(group: str, name: str, schema: type, target: str | None = None, entry: str | None = None, *, yaml: bool = False) -> None:
+    """Add a choice to a group; a plugin calls this at import.
+
+    Parameters
+    ----------
+    group
+        model, data, task, trainer or logger.
+    name
+        What a user types: ``<group>=<name>``.
+    schema
+        Dataclass with a field ``name``; its defaults are the choice's values.
+    target
+        ``module:attribute`` of the model class or data source, ``module`` of a task (with ``run`` and ``rehearse``).
+    entry
+        For tasks: ``train``, ``infer`` or ``analyze``.
+    yaml
+        The values come from ``conf/<group>/<name>.yaml``, which names the schema; plugins leave it False.
+    """
+    if group not in REGISTRY:
+        raise ValueError(f"{group!r} is no config group. {nearest(group, GROUPS)}")
+    REGISTRY[group][name] = Choice(schema, target, entry)
+    store = ConfigStore.instance()
+    if yaml:
+        store.store(group=group, name=schema.__name__, node=schema)
+    else:
+        store.store(group=group, name=name, node=schema(name=name))
+
+
+register("model", "vqvae_z16", schemas.VQVAEConfig, "microlatent.models.vqvae:VQVAE", yaml=True)
+register("model", "vqvae_z32", schemas.VQVAEConfig, "microlatent.models.vqvae:VQVAE", yaml=True)
+register("data", "wells", schemas.WellsConfig, "microlatent.data.wells:open_source", yaml=True)
+register("task", "train", schemas.TrainConfig, "microlatent.training", "train", yaml=True)
+register("task", "patch", schemas.PatchConfig, "microlatent.tasks.patch", "infer", yaml=True)
+register("task", "assemble", schemas.AssembleConfig, "microlatent.tasks.assemble", "infer", yaml=True)
+register("task", "process", schemas.ProcessConfig, "microlatent.tasks.process", "infer", yaml=True)
+register("task", "match", schemas.MatchConfig, "microlatent.tasks.match", "analyze", yaml=True)
+register("task", "embed", schemas.EmbedConfig, "microlatent.tasks.embed", "analyze", yaml=True)
+for _name in ("cpu", "gpu", "smoke"):
+    register("trainer", _name, schemas.TrainerConfig, yaml=True)
+for _name in ("wandb", "csv"):
+    register("logger", _name, schemas.LoggerConfig, yaml=True)
+ConfigStore.instance().store(name="Settings", node=Settings)
+
+
+def load_plugins(modules: list[str]) -> None:
+    """Import the user's modules, which register their choices."""
+    for module in modules:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name and not module.startswith(error.name):
+                raise  # the plugin is there, but something that it imports is not
+            raise ValueError(
+                f"plugins names {module!r}, but there is no such module. It must be importable: put its folder on PYTHONPATH, "
+                "or install it into this environment."
+            ) from error
+
+
+def nearest(word: str, allowed: Any) -> str:
+    """Return "Did you mean ...?" for the closest allowed word, and the list of all."""
+    allowed = sorted(allowed)
+    close = get_close_matches(word, allowed, n=1, cutoff=0.5)
+    return (f"Did you mean {close[0]!r}? " if close else "") + f"Allowed: {', '.join(allowed)}."
+
+
+def choice(group: str, name: str | None) -> Choice:
+    """Look a choice up by name.
+
+    Raises
+    ------
+    ValueError
+        The group has no such choice; the message gives the nearest.
+    """
+    if name not in REGISTRY[group]:
+        raise ValueError(f"{group}={name} does not exist. {nearest(str(name), REGISTRY[group])}")
+    return REGISTRY[group][str(name)]
+
+
+def build(group: str, values: dict[str, Any]) -> Any:
+    """Turn the values of one group into its dataclass, refusing unknown and missing keys."""
+    if values.get("name") in (None, MISSING):
+        raise ValueError(f"{group} has no name. Choose one: {', '.join(f'{group}={name}' for name in sorted(REGISTRY[group]))}.")
+    schema = choice(group, values["name"]).schema
+    known = {field.name for field in fields(schema)}
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(f"{group}.{key}={value} is no setting of {group}={values['name']}. {nearest(key, known)}")
+        if value == MISSING:
+            raise ValueError(f"{group}.{key} must be given for {group}={values['name']}: add {group}.{key}=... to the command.")
+    return schema(**values)
+
+
+def settle(container: dict[str, Any], entry: str) -> Settings:
+    """Turn a composed configuration into checked settings for one of the three commands.
+
+    Raises
+    ------
+    ValueError
+        A key, a value, or a combination makes no sense; nothing has been read yet.
+    """
+    container = dict(container)
+    container.pop("experiment", None)
+    known = {field.name for field in fields(Settings)}
+    for key in container:
+        if key not in known:
+            raise ValueError(f"{key} is no setting. {nearest(key, known)}")
+    groups = {group: build(group, container[group]) for group in GROUPS if container.get(group) is not None}
+    settings = Settings(**{**container, **groups})
+    belongs = choice("task", settings.task.name).entry
+    if belongs != entry:
+        raise ValueError(
+            f"task={settings.task.name} is not a task of {entry}.py. Type: python {belongs}.py task={settings.task.name} ..."
+            + ("" if entry != "train" else " (train.py fits models and needs no task).")
+        )
+    check_combination(settings, entry)
+    return settings
+
+
+def check_combination(settings: Settings, entry: str) -> None:
+    """Refuse what makes sense in no command, before any data are read."""
+    if entry == "train" and settings.model is None:
+        raise ValueError(f"train.py needs a model. {nearest('', REGISTRY['model'])} For example: python train.py model=vqvae_z16")
+    if settings.data is None:
+        raise ValueError(f"{entry}.py needs data. {nearest('', REGISTRY['data'])} For example: data=wells data.root=<folder>")
+    if entry != "train" and settings.model is not None:
+        raise ValueError(
+            f"model={settings.model.name} has no effect in {entry}.py: the model comes from run=<folder of a training run>. "
+            "Leave model out."
+        )
+    if entry != "train" and (settings.resume or settings.rerun or settings.init_from):
+        key = next(key for key in ("resume", "rerun", "init_from") if getattr(settings, key))
+        raise ValueError(f"{key} belongs to train.py. For {entry}.py name the trained run: run={getattr(settings, key)}")
+    if settings.seed < 0:
+        raise ValueError(f"seed is {settings.seed}, but must be at least 0.")
+    if sum(map(bool, (settings.resume, settings.rerun, settings.init_from))) > 1:
+        raise ValueError("resume, rerun and init_from exclude each other: the first two continue or repeat a run with its own weights.")
+    trainer, task = settings.trainer, settings.task.name
+    if entry == "train" and trainer.accumulate > trainer.batch_size:
+        raise ValueError(
+            f"trainer.accumulate is {trainer.accumulate}, but cannot cut a batch of trainer.batch_size={trainer.batch_size} "
+            "patches into more pieces than it has."
+        )
+    if task in ("process",) and not settings.run:
+        raise ValueError(f"task={task} needs a trained model: add run=<folder of a training run> or run=latest.")
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Settings as nested plain containers, as config.yaml and checkpoints hold them."""
+    from dataclasses import asdict
+
+    return asdict(settings)
+
+
+def flat(container: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of nested settings."""
+    out: dict[str, Any] = {}
+    for key, value in container.items():
+        if isinstance(value, dict):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def with_run_data(cfg: DictConfig, overrides: list[str], run_config: dict[str, Any]) -> DictConfig:
+    """Take the data settings of a trained run, except those that the user typed."""
+    cfg = cfg.copy()
+    typed = {override.lstrip("+~").split("=")[0]: override for override in overrides}
+    same = cfg.data is not None and cfg.data.get("name") == run_config["data"]["name"]
+    if "data" in typed and not same:
+        return cfg  # the user names another kind of data: channels and shape are checked when it is opened
+    schema = choice("data", run_config["data"]["name"]).schema
+    data = OmegaConf.merge(OmegaConf.structured(schema), run_config["data"])
+    for key in typed:
+        if key.startswith("data.") and same:
+            OmegaConf.update(data, key.removeprefix("data."), OmegaConf.select(cfg, key))
+            if key == "data.root" and "data.store" not in typed:
+                data.store = None  # another root has another store
+    cfg.data = data
+    return cfg
+
+
+def explain(error: Exception, overrides: list[str]) -> str:
+    """Say a composition error in the user's words: key, value, what is allowed, nearest match."""
+    text = str(error)
+    cause = str(error.__cause__ or "")
+    if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Error merging override '?([^'\s=]+)", text):
+        key = match.group(1).lstrip("+~")
+        group, _, leaf = key.partition(".")
+        typed = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
+        if "Error merging" in text or "could not be converted" in cause:
+            reason = cause.splitlines()[0] if cause else text
+            return f"{typed}: {reason}."
+        if group in REGISTRY and leaf:
+            name = next((o.split("=", 1)[1] for o in overrides if o.startswith(f"{group}=")), None)
+            chosen = [REGISTRY[group][name]] if name in REGISTRY[group] else list(REGISTRY[group].values())
+            known = {field.name for one in chosen for field in fields(one.schema)}
+            return f"{typed}: {group} has no setting {leaf!r}. {nearest(leaf, known)}"
+        return f"{typed}: there is no setting {key!r}. {nearest(key, {*GROUPS, 'experiment', *(f.name for f in fields(Settings))})}"
+    if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
+        group, name = match.groups()
+        allowed = set(REGISTRY.get(group, {})) or set(re.findall(r"^\t(\S+)$", text, re.MULTILINE))
+        hint = " A choice of your own needs plugins=[your.module] on the same command line." if group in ("model", "data") else ""
+        return f"{group}={name} does not exist. {nearest(name, allowed)}{hint}"
+    return text + (f"\n{cause}" if cause and cause not in text else "")
+
+
+def manual(entry: str) -> str:
+    """List every choice and setting of a command, from the schemas themselves."""
+    import inspect
+
+    def describe(schema: type, prefix: str) -> list[str]:
+        source = inspect.getsource(schema)
+        notes = dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
+        lines = []
+        for one in fields(schema):
+            if one.name in GROUPS or (prefix and one.name == "name"):
+                continue
+            value = "[]" if one.default_factory is list else one.default
+            shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+            lines.append(f"  {prefix + one.name + '=' + str(shown):<38} {notes.get(one.name, '')}".rstrip())
+        return lines
+
+    parts = ["Settings (key=default)", "", *describe(Settings, "")]
+    for group in GROUPS:
+        if group == "model" and entry != "train":
+            continue
+        chosen = {name: one for name, one in REGISTRY[group].items() if one.entry in (None, entry)}
+        parts += ["", f"{group}=" + " | ".join(chosen)]
+        for schema in dict.fromkeys(one.schema for one in chosen.values()):
+            summary = (schema.__doc__ or "").strip().splitlines()[0]
+            parts += [f" {summary}", *describe(schema, f"{group}.")]
+    return "\n".join(parts)

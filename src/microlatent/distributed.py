@@ -1,0 +1,100 @@
+"""Several processes as one: what torchrun started, and what batches must share to equal a single process.
+
+``torchrun --nproc-per-node=2 train.py ...`` starts the processes; each takes its contiguous part of every global batch.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce as differentiable_sum
+
+
+def world_size() -> int:
+    """Return the number of processes, 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number; 0 owns the run folder."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def start(device: str) -> None:
+    """Join the group that torchrun set up in the environment; do nothing without torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+
+def stop() -> None:
+    """Leave the group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def share(value: object) -> object:
+    """Return rank 0's value on every process."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum over processes, without gradient."""
+    if world_size() > 1:
+        x = x.clone()
+        dist.all_reduce(x)
+    return x
+
+
+def shard(num: int) -> slice:
+    """Return this process's contiguous part of ``num`` rows; parts differ by one row at most."""
+    return slice(num * rank() // world_size(), num * (rank() + 1) // world_size())
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate over processes along the first axis, with gradients; parts may differ in length."""
+    if world_size() == 1:
+        return x
+    sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(x)], device=x.device))
+    before = int(sum(size.item() for size in sizes[: rank()]))
+    whole = x.new_zeros((int(sum(size.item() for size in sizes)), *x.shape[1:]))
+    # Each process fills its own rows and the differentiable sum brings the rows together, whatever their number.
+    return differentiable_sum(torch.cat([whole[:before], x, whole[before + len(x) :]]))
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation with the statistics of the global batch, on any device and for unequal parts.
+
+    ``torch.nn.SyncBatchNorm`` does the same on GPUs alone.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, Y, X) with the global batch's mean and population variance."""
+        if not self.training:
+            return super().forward(x)
+        sums = torch.stack([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3)), x.new_full((x.shape[1],), x.numel() / x.shape[1])])
+        sum_x, sum_xx, count = differentiable_sum(sums)
+        mean = sum_x / count
+        var = (sum_xx / count - mean * mean).clamp_min(0)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+
+
+def with_global_batch_norm(model: nn.Module) -> nn.Module:
+    """Give every batch normalisation of a model the statistics of the global batch, where there are several processes."""
+    if world_size() > 1:
+        for module in model.modules():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = GlobalBatchNorm2d  # same parameters and buffers, another forward
+    return model

@@ -1,0 +1,171 @@
+"""The run folder: claimed by one process, true about its state, found again by name.
+
+::
+
+    outputs/<experiment>/<yyyymmdd-hhmmss>/
+      config.yaml  provenance.json  status.json  .hydra/overrides.yaml  log.txt
+      checkpoints/  history.csv  metrics.csv  figures/  tables/
+      process/  match/  embed/  ...    what tasks made from this run, each a folder of the same kind
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from microlatent.files import write_json, write_text
+
+
+@dataclass
+class Rehearsal:
+    """What a command would do: said by ``check=true``."""
+
+    reads: list[str] = field(default_factory=list)
+    writes: list[str] = field(default_factory=list)
+    memory_mb: float = 0.0
+    disk_mb: float = 0.0
+    seconds: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class RunFolder:
+    """One command's folder and its status."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @classmethod
+    def claim(cls, path: Path) -> RunFolder:
+        """Claim a folder for this process alone; if another process has it, claim the same name with a suffix."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 10_000):
+            candidate = path if number == 1 else path.with_name(f"{path.name}_{number}")
+            candidate.mkdir(exist_ok=True)
+            try:
+                # Creating the status exclusively is the claim: mkdir alone would not do, since Hydra makes a sweep's folders.
+                os.close(os.open(candidate / "status.json", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            except FileExistsError:
+                continue
+            folder = cls(candidate)
+            folder.set("running")
+            return folder
+        raise ValueError(f"{path} and ten thousand names like it are taken. Clean the outputs folder or set name=<another>.")
+
+    def set(self, state: str, **facts: Any) -> None:
+        """Write the status: running, completed, interrupted or failed, with facts such as step, reason and exit_code."""
+        old = read_status(self.path)
+        process = psutil.Process()
+        status = {
+            "state": state,
+            "started": old.get("started") or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "host": socket.gethostname(),
+            "pid": process.pid,
+            "process_started": process.create_time(),
+            **{key: old[key] for key in ("epoch", "step") if key in old},
+            **facts,
+        }
+        write_json(status, self.path / "status.json")
+
+    def describe(self, config: dict[str, Any], overrides: list[str], provenance: dict[str, Any]) -> None:
+        """Write the resolved configuration, what was typed, and the birth certificate."""
+        write_text(yaml.safe_dump(config, sort_keys=False), self.path / "config.yaml")
+        write_text(yaml.safe_dump(overrides), self.path / ".hydra" / "overrides.yaml")
+        write_json(provenance, self.path / "provenance.json")
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """Return a run's status; a run that says running but whose process is gone on this host is ``lost``."""
+    try:
+        status = json.loads((path / "status.json").read_text() or "{}")
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError:
+        return {"state": "lost", "reason": "status.json cannot be read"}
+    if status.get("state") == "running" and status.get("host") == socket.gethostname():
+        try:
+            alive = abs(psutil.Process(status["pid"]).create_time() - status["process_started"]) < 1.0
+        except psutil.NoSuchProcess:
+            alive = False
+        if not alive:
+            status |= {"state": "lost", "reason": "its process ended without a word (killed, or the machine stopped)"}
+    return status
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the resolved configuration of a run.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder is no run folder.
+    """
+    try:
+        return yaml.safe_load((path / "config.yaml").read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is no run folder: it has no config.yaml. Name a folder under outputs/, or latest.") from error
+
+
+def training_runs(outputs: Path) -> list[Path]:
+    """Every training run below a folder, oldest first."""
+    found = [path.parent.parent for path in outputs.glob("**/checkpoints/last.ckpt")]
+    return sorted(found, key=lambda path: read_status(path).get("started", ""))
+
+
+def find(spec: str, outputs: str, name: str | None = None, key: str = "run") -> Path:
+    """Find a training run: a folder, ``latest``, or ``best`` (lowest best validation loss).
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none; the message lists what is there.
+    """
+    if spec not in ("latest", "best"):
+        path = Path(spec).absolute()
+        if not path.is_dir():
+            known = [str(p) for p in training_runs(Path(outputs))][-5:]
+            raise FileNotFoundError(f"{key}={spec}: there is no such folder. " + (f"Recent runs: {', '.join(known)}" if known else ""))
+        read_config(path)
+        return path
+    root = Path(outputs) / name if name else Path(outputs)
+    runs = training_runs(root)
+    if not runs:
+        raise FileNotFoundError(f"{key}={spec}: there is no training run below {root}. Train one: python train.py data.root=<folder>")
+    if spec == "latest":
+        return runs[-1].absolute()
+    scores = {path: _score(path) for path in runs}
+    scored = {path: score for path, score in scores.items() if score is not None}
+    if not scored:
+        raise FileNotFoundError(f"{key}=best: no run below {root} has a metrics.csv yet. Use {key}=latest.")
+    return min(scored, key=lambda path: scored[path]).absolute()
+
+
+def _score(path: Path) -> float | None:
+    import csv
+
+    try:
+        with open(path / "metrics.csv") as file:
+            values = {row["metric"]: float(row["value"]) for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        return None
+    return values.get("best_val_total")
+
+
+def set_aside(path: Path) -> None:
+    """Keep an older result: rename ``process/`` to ``process-<when it started>/`` before a new one is made."""
+    if path.exists():
+        started = read_status(path).get("started", time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(path.stat().st_mtime)))
+        stamp = "".join(c for c in started[:19] if c.isdigit())
+        target = path.with_name(f"{path.name}-{stamp[:8]}-{stamp[8:]}")
+        number = 2
+        while target.exists():
+            target, number = path.with_name(f"{path.name}-{stamp[:8]}-{stamp[8:]}_{number}"), number + 1
+        path.rename(target)

@@ -1,0 +1,85 @@
+"""A small store of moving cells and its latents table, for tests of what comes after training."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from microlatent.data.store import StoreWriter
+
+
+def cells(
+    num_tracks: int, num_frames: int, patch_px: int, rng: np.random.Generator
+) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
+    """Simulate elliptic cells: patches (N, 2, Y, X) uint16, their table by frame, and the planted factors (N, 3)."""
+    grid = (np.arange(patch_px) - patch_px / 2 + 0.5) / patch_px
+    size, stretch, peak = (np.repeat(rng.normal(size=(num_tracks, 1)), num_frames, 1) for _ in range(3))
+    factors = np.stack([part + 0.25 * rng.normal(size=part.shape).cumsum(1) * 0.5 for part in (size, stretch, peak)], -1)
+    centre = rng.uniform(100, 900, (num_tracks, 1, 2)) + rng.normal(0, 6, (num_tracks, num_frames, 2)).cumsum(1)
+    angle = rng.uniform(0, np.pi, (num_tracks, 1)) + rng.normal(0, 0.2, (num_tracks, num_frames)).cumsum(1)
+    patches, records = [], []
+    for frame in range(num_frames):
+        for track in range(num_tracks):
+            f, a = factors[track, frame], angle[track, frame]
+            along = grid[:, None] * np.sin(a) + grid[None] * np.cos(a)
+            across = grid[:, None] * np.cos(a) - grid[None] * np.sin(a)
+            radius, ratio = 0.17 * np.exp(0.25 * f[0]), np.exp(0.25 * f[1])
+            distance = np.hypot(along / ratio, across * ratio) / radius
+            body = 1 / (1 + np.exp((distance - 1) * 8))
+            rim = np.exp(-((distance - 1.1) ** 2) * 30)
+            phase = 30000 - 3500 * rim + 5000 * np.exp(0.3 * f[2]) * body * (1.2 - np.minimum(distance, 1.2))
+            stain = 400 + 6000 * np.exp(-(distance**2) * 3) * np.exp(0.4 * f[2])
+            plane = np.stack([phase, stain]) + rng.normal(0, 1, (2, patch_px, patch_px)) * [[[400]], [[150]]]
+            patches.append(np.clip(plane, 0, 65535).astype(np.uint16))
+            row = {"frame": frame, "cell_id": track, "y_px": centre[track, frame, 0], "x_px": centre[track, frame, 1]}
+            records.append(row | {"track": track, "true_size": f[0], "true_stretch": f[1], "true_peak": f[2]})
+    table = pd.DataFrame(records)
+    return np.stack(patches), table, table[["true_size", "true_stretch", "true_peak"]].to_numpy()
+
+
+def write_store(
+    path: Path, well: str = "A1", num_tracks: int = 12, num_frames: int = 10, patch_px: int = 32, seed: int = 0, **scale
+):
+    """Write one well; the last track is incomplete and misses a frame, every tenth patch of no track is loose."""
+    rng = np.random.default_rng(seed)
+    patches, table, factors = cells(num_tracks, num_frames, patch_px, rng)
+    site = f"{well}-Site_0"
+    table.insert(
+        0, "key", [f"supp/{well}-supps/{site}/{t}_{c}.h5" for t, c in zip(table["frame"], table["cell_id"], strict=True)]
+    )
+    table.insert(1, "well", well)
+    table.insert(2, "site", site)
+    lengths = {f"{site}/{i}": num_frames for i in range(num_tracks)}
+    loose = table["track"] == num_tracks - 1  # the last cell was never tracked
+    del lengths[f"{site}/{num_tracks - 1}"]
+    table["trajectory"] = np.where(loose, "", site + "/" + table["track"].astype(str))
+    table["label"] = np.where(loose, num_tracks + np.arange(len(table)), table["track"])
+    keep = ~((table["track"] == 0) & (table["frame"] == 3)).to_numpy()  # track 0 lacks a patch
+    table = table[keep].drop(columns="track").reset_index(drop=True)
+    with StoreWriter(path, np.uint16) as writer:
+        writer.append(patches[keep], table)
+        relations = np.empty((0, 3), np.int32)
+        writer.finish(table, relations, lengths, well=well, channels=["phase", "stain"], origin={"root": "simulated"}, **scale)
+    return table, factors[keep]
+
+
+def write_latents(folder: Path, wells: tuple[str, ...] = ("A1", "B2"), dims: int = 40, seed: int = 0, **options) -> Path:
+    """Write stores and a latents table whose latents hold the planted factors linearly beside noise."""
+    from anndata import AnnData
+
+    rng = np.random.default_rng(seed)
+    mixing = np.linalg.qr(rng.normal(size=(dims, 3)))[0].T * [[4], [3], [2]]
+    tables, blocks = [], []
+    for number, well in enumerate(wells):
+        path = folder / "stores" / f"{well}.h5"
+        table, factors = write_store(path, well, seed=seed + number, **options)
+        part = np.where(table["label"] % 4 == 3, "val", "train")
+        tables.append(table.assign(row=np.arange(len(table)), store=str(path), part=part))
+        blocks.append(factors @ mixing + 0.5 * rng.normal(size=(len(table), dims)))
+    obs = pd.concat(tables, ignore_index=True)
+    obs.index = obs["site"] + "/" + obs["frame"].astype(str) + "_" + obs["cell_id"].astype(str)
+    x = np.concatenate(blocks).astype(np.float32)
+    path = folder / "process" / "latents.h5ad"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    AnnData(x, obs=obs, obsm={"after": np.round(x)}, uns={"birth": "{}"}).write_h5ad(path)
+    return path
