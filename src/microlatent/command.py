@@ -227,7 +227,8 @@ def _resumed_config(cfg: Any, overrides: list[str], folder: Path) -> dict[str, A
                 changed.append(f"  {name}: {old.get(name)} in the run, {value} now")
     if changed:
         raise ValueError(
-            f"resume={_short(folder)} continues the same experiment, but these settings differ:\n" + "\n".join(changed)
+            f"resume={_short(folder)} continues the same experiment, but these settings differ:\n"
+            + "\n".join(changed)
             + "\nLeave them out to continue, or start a new run (init_from=<checkpoint> takes its weights)."
         )
     return {**stored, "resume": str(folder), "check": bool(cfg.check)}
@@ -248,7 +249,13 @@ def _rerun(cfg: Any, overrides: list[str]) -> dict[str, float] | None:
     original = run.find(cfg.rerun, cfg.outputs, cfg.name, "rerun")
     container = run.read_config(original)
     config.load_plugins(container.get("plugins") or [])
-    container |= {"rerun": None, "resume": None, "check": bool(cfg.check), "name": f"{original.parent.name}", "outputs": cfg.outputs}
+    container |= {
+        "rerun": None,
+        "resume": None,
+        "check": bool(cfg.check),
+        "name": f"{original.parent.name}",
+        "outputs": cfg.outputs,
+    }
     settings = config.settle(container, "train")
     before = set(run.training_runs(Path(cfg.outputs)))
     numbers = _execute(settings, [*overrides], None, None)

@@ -39,7 +39,9 @@ class Choice:
 REGISTRY: dict[str, dict[str, Choice]] = {group: {} for group in GROUPS}
 
 
-def register(group: str, name: str, schema: type, target: str | None = None, entry: str | None = None, *, yaml: bool = False) -> None:
+def register(
+    group: str, name: str, schema: type, target: str | None = None, entry: str | None = None, *, yaml: bool = False
+) -> None:
     """Add a choice to a group; a plugin calls this at import.
 
     Parameters
@@ -174,7 +176,9 @@ def check_combination(settings: Settings, entry: str) -> None:
     if settings.seed < 0:
         raise ValueError(f"seed is {settings.seed}, but must be at least 0.")
     if sum(map(bool, (settings.resume, settings.rerun, settings.init_from))) > 1:
-        raise ValueError("resume, rerun and init_from exclude each other: the first two continue or repeat a run with its own weights.")
+        raise ValueError(
+            "resume, rerun and init_from exclude each other: the first two continue or repeat a run with its own weights."
+        )
     trainer, task = settings.trainer, settings.task.name
     if entry == "train" and trainer.accumulate > trainer.batch_size:
         raise ValueError(
@@ -237,7 +241,9 @@ def explain(error: Exception, overrides: list[str]) -> str:
             chosen = [REGISTRY[group][name]] if name in REGISTRY[group] else list(REGISTRY[group].values())
             known = {field.name for one in chosen for field in fields(one.schema)}
             return f"{typed}: {group} has no setting {leaf!r}. {nearest(leaf, known)}"
-        return f"{typed}: there is no setting {key!r}. {nearest(key, {*GROUPS, 'experiment', *(f.name for f in fields(Settings))})}"
+        return (
+            f"{typed}: there is no setting {key!r}. {nearest(key, {*GROUPS, 'experiment', *(f.name for f in fields(Settings))})}"
+        )
     if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
         group, name = match.groups()
         allowed = set(REGISTRY.get(group, {})) or set(re.findall(r"^\t(\S+)$", text, re.MULTILINE))

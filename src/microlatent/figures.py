@@ -5,6 +5,7 @@ Figures are made without pyplot, so nothing is kept open, no window is asked for
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from microlatent.files import atomic
@@ -107,7 +109,7 @@ def scale_bar(
     pixel_um: float | None,
     length_um: float | None = None,
     colour: str = "white",
-    share: float = 0.3,
+    share: float = 0.35,
     label: bool = True,
 ) -> None:
     """Draw a bar of round length at the lower right of an image; in pixels where the pixel size is unknown.
@@ -124,11 +126,13 @@ def scale_bar(
     width, height = abs(right - left), top - bottom  # height is negative where y points down, as in images
     scale, unit = (pixel_um, UNITS["um"]) if pixel_um else (1.0, "px")
     length = length_um or round_below(share * width * scale)
-    x1 = max(left, right) - 0.06 * width
-    x0, y = x1 - length / scale, bottom + 0.07 * height
-    ax.plot([x0, x1], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
+    end, y = max(left, right) - 0.05 * width, bottom + 0.07 * height
+    edge = [withStroke(linewidth=2.6, foreground="black" if colour == "white" else "white", alpha=0.6)]  # seen on any ground
+    ax.plot([end - length / scale, end], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt", path_effects=edge)
     if label:
-        ax.text((x0 + x1) / 2, y + 0.03 * height, f"{length:g} {unit}", color=colour, ha="center", va="bottom", fontsize=6)
+        name = f"{length:g} {unit}"
+        text = ax.text(end, y + 0.03 * height, name, color=colour, ha="right", va="bottom", fontsize=6, path_effects=edge)
+        text.set_in_layout(False)  # a long label must not push images apart
 
 
 def round_below(value: float) -> float:
@@ -190,6 +194,11 @@ def colour_points(ax: Axes, x: Any, y: Any, values: Any, name: str, seed: int = 
         entries += [(GREY, f"{len(groups) - 7} others")] if len(groups) > len(OKABE_ITO) else []
         handles = [Line2D([], [], marker="o", linestyle="", markersize=3.5, color=colour, label=text) for colour, text in entries]
         ax.legend(handles=handles, title=axis_label(name), loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=7)
+
+
+def file_word(name: str) -> str:
+    """Return a name (of a channel, of a column) as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_.") or "unnamed"
 
 
 def few_ticks(ax: Axes, count: int = 4, integer: bool = False) -> None:

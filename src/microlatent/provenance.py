@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "umap-learn", "h5py", "anndata", "pandas", "hydra-core", "omegaconf", "wandb")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "umap-learn",
+    "h5py",
+    "anndata",
+    "pandas",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+)
 DIFF_LIMIT = 1_000_000  # characters of the uncommitted diff that are kept
 
 

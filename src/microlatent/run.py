@@ -111,7 +111,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return yaml.safe_load((path / "config.yaml").read_text())
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is no run folder: it has no config.yaml. Name a folder under outputs/, or latest.") from error
+        raise FileNotFoundError(
+            f"{path} is no run folder: it has no config.yaml. Name a folder under outputs/, or latest."
+        ) from error
 
 
 def training_runs(outputs: Path) -> list[Path]:
@@ -132,13 +134,17 @@ def find(spec: str, outputs: str, name: str | None = None, key: str = "run") -> 
         path = Path(spec).absolute()
         if not path.is_dir():
             known = [str(p) for p in training_runs(Path(outputs))][-5:]
-            raise FileNotFoundError(f"{key}={spec}: there is no such folder. " + (f"Recent runs: {', '.join(known)}" if known else ""))
+            raise FileNotFoundError(
+                f"{key}={spec}: there is no such folder. " + (f"Recent runs: {', '.join(known)}" if known else "")
+            )
         read_config(path)
         return path
     root = Path(outputs) / name if name else Path(outputs)
     runs = training_runs(root)
     if not runs:
-        raise FileNotFoundError(f"{key}={spec}: there is no training run below {root}. Train one: python train.py data.root=<folder>")
+        raise FileNotFoundError(
+            f"{key}={spec}: there is no training run below {root}. Train one: python train.py data.root=<folder>"
+        )
     if spec == "latest":
         return runs[-1].absolute()
     scores = {path: _score(path) for path in runs}

@@ -121,8 +121,11 @@ class PatchConfig:
     """Cut single-cell patches and tracks out of images and instance masks (``tasks/patch.py``)."""
 
     name: str = MISSING
-    images: str = "images/*.tif"  # pattern below data.root; {well} {site} {frame} {channel} are read from the path
-    masks: str = "masks/*.png"  # pattern of the instance masks, same fields
+    # Patterns below data.root: {well} {site} {frame} {channel} are read from the path, * is anything. See data/images.py.
+    images: str = "images/{well}-{site}_t{frame}.tif"
+    masks: str = "masks/{well}-{site}_t{frame}.tif"  # instance masks: 0 is background, each other value a cell
+    mask_frame_offset: int | None = None  # image frame minus mask frame, where their numbers do not begin alike
+    out: str | None = None  # folder of the patches; default outputs/patches/wells-<name of data.root>
     well: str = "A1"  # where the path does not say
     site: str = "Site_0"  # where the path does not say
     tracks: str = "auto"  # auto, ids (mask values are track ids), link (assignment tracker), or a CSV file
@@ -138,6 +141,10 @@ class PatchConfig:
 
     def __post_init__(self) -> None:
         one_of("task.boundary", self.boundary, ("pad", "skip"))
+        if not self.tracks.endswith(".csv"):
+            one_of("task.tracks", self.tracks, ("auto", "ids", "link", "<file>.csv"))
+        for key in ("dilate_cell_px", "dilate_neighbour_px", "min_area_px"):
+            at_least(f"task.{key}", getattr(self, key), 0)
         at_least("task.window_px", self.window_px, 8)
         if self.window_px % 2:
             raise ValueError(f"task.window_px is {self.window_px}, but must be even. Try {self.window_px + 1}.")
@@ -187,13 +194,15 @@ class MatchConfig:
     """Match latents to trajectories over time (``tasks/match.py``)."""
 
     name: str = MISSING
-    latents: str | None = None  # default: the run's process/latents.h5ad
+    latents: str | None = None  # default: the run's process/latents.h5ad; or the reference's <well>_latent_space.pkl
     min_found: float = 0.95  # keep a trajectory if more than this share of its frames has a patch
-    num_examples: int = 6  # trajectories drawn in the figure
+    num_examples: int = 6  # trajectories numbered in the map and drawn as film strips
     reference_files: bool = False  # also <well>_trajectories.pkl
 
     def __post_init__(self) -> None:
         within("task.min_found", self.min_found, 0.0, 1.0)
+        if self.min_found == 1:
+            raise ValueError("task.min_found is 1, but more than this share must be found, which nothing is. Try task.min_found=0.999.")
         at_least("task.num_examples", self.num_examples, 1)
 
 
@@ -202,23 +211,31 @@ class EmbedConfig:
     """PCA and UMAP of latents, exemplars along the components, linear probes (``tasks/embed.py``)."""
 
     name: str = MISSING
-    latents: str | None = None  # default: the run's process/latents.h5ad
+    latents: str | None = None  # default: the run's process/latents.h5ad; or the reference's <well>_latent_space.pkl
+    pca: str | None = None  # pca.npz of an earlier embed, applied instead of fitting one
     components: float = 0.5  # below 1: explained share of variance; else number of components
     umap: bool = True
     umap_neighbours: int = 15
     umap_min_dist: float = 0.1
     colour_by: list[str] = field(default_factory=list)  # columns of the table; default: well, frame, and the probes
-    probes: list[str] = field(default_factory=list)  # numeric columns predicted linearly from latents and from PCA of pixels
+    probes: list[str] = field(default_factory=list)  # numeric columns read out linearly; default: the planted true_* columns
+    probe_components: int = 16  # width to which latents and pixels are both reduced
     num_exemplars: int = 8  # patches per quantile
     quantiles: int = 5
     max_components_shown: int = 4
 
     def __post_init__(self) -> None:
         at_least("task.components", self.components, 0, strictly=True)
+        if self.components > 1 and self.components != int(self.components):
+            raise ValueError(
+                f"task.components is {self.components}, but must be a share below 1 or a whole number of components. "
+                f"Try {int(self.components)}."
+            )
         at_least("task.umap_neighbours", self.umap_neighbours, 2)
         within("task.umap_min_dist", self.umap_min_dist, 0.0, 1.0)
         at_least("task.quantiles", self.quantiles, 2)
-        at_least("task.num_exemplars", self.num_exemplars, 1)
+        for key in ("num_exemplars", "max_components_shown", "probe_components"):
+            at_least(f"task.{key}", getattr(self, key), 1)
 
 
 # -------------------------------------------------------------------------------------------------------- trainer

@@ -25,13 +25,12 @@ class PCA:
 
     mean: NDArray  # (D,)
     components: NDArray  # (K, D), orthonormal rows
-    variance: NDArray  # (K,)
-    total_variance: float
+    spectrum: NDArray  # variance of every direction, of those not kept too
 
     @property
     def ratio(self) -> NDArray:
         """Share of the variance that each component explains (K,)."""
-        return self.variance / self.total_variance
+        return self.spectrum[: len(self.components)] / self.spectrum.sum()
 
     def transform(self, x: ArrayLike) -> NDArray:
         """Return the scores (N, K), float32, reading a few rows at a time."""
@@ -48,12 +47,10 @@ class PCA:
     def load(cls, path: str | Path) -> PCA:
         """Read what ``save`` wrote."""
         with np.load(path, allow_pickle=False) as file:
-            wanted = ("mean", "components", "variance", "total_variance")
-            missing = [name for name in wanted if name not in file]
+            missing = [name for name in ("mean", "components", "spectrum") if name not in file]
             if missing:
                 raise ValueError(f"{path} is no PCA: it lacks {', '.join(missing)}. Use the pca.npz that task=embed writes.")
-            mean, components, variance, total = (file[name] for name in wanted)
-        return cls(mean, components, variance, float(total))
+            return cls(file["mean"], file["components"], file["spectrum"])
 
 
 def fit_pca(x: ArrayLike, rows: NDArray, components: float = 0.5, at_least: int = 2) -> PCA:
@@ -81,6 +78,8 @@ def fit_pca(x: ArrayLike, rows: NDArray, components: float = 0.5, at_least: int 
     rows = np.sort(rows)
     blocks = [rows[start : start + CHUNK] for start in range(0, num, CHUNK)]
     mean = sum(np.asarray(x[block], np.float64).sum(0) for block in blocks) / num
+    if not np.isfinite(mean).all():
+        raise ValueError("Some latents are NaN or infinite. Run task=process again from a checkpoint of before training failed.")
     if num <= dims:  # few patches: the small side is the patches'
         centred = np.asarray(x[rows], np.float64) - mean
         values, vectors = np.linalg.eigh(centred @ centred.T)
@@ -92,19 +91,19 @@ def fit_pca(x: ArrayLike, rows: NDArray, components: float = 0.5, at_least: int 
             scatter += centred.T @ centred
         values, vectors = np.linalg.eigh(scatter)
         directions = vectors.T[::-1]
-    variance = np.maximum(values[::-1], 0) / (num - 1)
-    total = float(variance.sum())
+    spectrum = np.maximum(values[::-1], 0) / (num - 1)
+    total = float(spectrum.sum())
     if total <= 1e-12 * max(1.0, float(mean @ mean)):
         raise ValueError(
             "All latents are the same, so they have no principal components. The model has collapsed: train it anew."
         )
-    rank = int((variance > 1e-10 * variance[0]).sum())
-    share = np.cumsum(variance) / total
+    rank = int((spectrum > 1e-10 * spectrum[0]).sum())
+    share = np.cumsum(spectrum) / total
     wanted = int(np.searchsorted(share, components - 1e-12)) + 1 if components < 1 else int(components)
     count = min(max(wanted, at_least), rank)
     directions = directions[:count] / np.linalg.norm(directions[:count], axis=1, keepdims=True)
     largest = np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], 1)
-    return PCA(mean, directions * np.sign(largest), variance[:count], total)
+    return PCA(mean, directions * np.sign(largest), spectrum)
 
 
 def umap(scores: NDArray, rows: NDArray, neighbours: int = 15, min_dist: float = 0.1, seed: int = 0) -> NDArray:

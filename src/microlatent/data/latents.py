@@ -15,22 +15,26 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from microlatent.data import pickles
 from microlatent.data.store import Store
+from microlatent.data.wells import store_folder
 from microlatent.files import atomic
+from microlatent.schemas import Settings
 
 NEEDED = ("row", "store", "well", "frame", "label", "trajectory")
 
 
-def locate(latents: str | None, run: str | None, task: str) -> Path:
-    """Return the table named by ``task.latents``, else the one that ``task=process`` left in the run.
+def open_latents(settings: Settings, task: str) -> Latents:
+    """Open the file named by ``task.latents``, else the table that ``task=process`` left in the run.
 
     Raises
     ------
     FileNotFoundError
         It is not there; the message holds the command that makes it.
     ValueError
-        Neither of the two keys is set.
+        Neither ``task.latents`` nor ``run`` is set, or the file is no latents table.
     """
+    latents, run = settings.task.latents, settings.run
     if latents is None and run is None:
         raise ValueError(
             f"task={task} needs latents, but neither run nor task.latents is set. "
@@ -42,50 +46,63 @@ def locate(latents: str | None, run: str | None, task: str) -> Path:
         raise FileNotFoundError(
             f"There are no latents at {path} (from {'task.latents' if latents else 'run'}). Make them first with: {remedy}"
         )
-    return path
+    return Latents.open(path, store_folder(settings.data, settings.outputs) if path.suffix == ".pkl" else None)
 
 
 class Latents:
-    """A latents table; ``x`` (N, D) stays on disk where it is contiguous there. ``obs`` is a pandas table.
+    """A latents table: ``obs`` one row per patch, ``x`` (N, D), which stays on disk where it is contiguous there."""
 
-    ``stores(folder)`` yields what is needed to reach the patches.
-    """
+    def __init__(self, path: Path, obs: pd.DataFrame, x: np.ndarray) -> None:
+        self.path, self.obs, self.x = path, obs, x
 
-    def __init__(self, path: str | Path) -> None:
+    @classmethod
+    def open(cls, path: str | Path, stores: Path | None = None) -> Latents:
+        """Open a table, or the reference's ``<well>_latent_space.pkl`` with the store of that well in the folder ``stores``.
+
+        Raises
+        ------
+        ValueError
+            The file is no latents table, is cut short, or does not fit its store.
+        """
+        path = Path(path)
+        if path.suffix == ".pkl":
+            return cls._from_pickle(path, stores)
         from anndata.io import read_elem
 
-        self.path = Path(path)
         try:
-            with h5py.File(self.path, "r") as file:
+            with h5py.File(path, "r") as file:
                 if "X" not in file or "obs" not in file:
-                    raise ValueError(f"{self.path} is no latents table: it lacks X or obs. Make one with task=process.")
-                obs = read_elem(file["obs"])
-                self.x = self._map(file["X"])
+                    raise ValueError(f"{path} is no latents table: it lacks X or obs. Make one with task=process.")
+                obs, x = read_elem(file["obs"]), mapped(path, file["X"])
         except OSError as error:
-            raise ValueError(
-                f"{self.path} cannot be read as HDF5 ({error}). It may be cut short; run task=process again."
-            ) from error
+            raise ValueError(f"{path} cannot be read as HDF5 ({error}). It may be cut short; run task=process again.") from error
         for name in obs.columns[obs.dtypes == "category"]:
             obs[name] = obs[name].astype(object)
         missing = [name for name in NEEDED if name not in obs]
         if missing:
             raise ValueError(
-                f"{self.path} lacks the columns {', '.join(missing)}; it has {', '.join(obs.columns)}. "
+                f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(obs.columns)}. "
                 "They join the latents to their patches: make the table with task=process."
             )
-        self.obs: pd.DataFrame = obs
         if not len(obs):
-            raise ValueError(f"{self.path} holds no patch. Run task=process on a store that has some.")
+            raise ValueError(f"{path} holds no patch. Run task=process on a store that has some.")
+        return cls(path, obs, x)
 
-    def _map(self, data: Any) -> np.ndarray:
-        if not isinstance(data, h5py.Dataset) or data.ndim != 2:
+    @classmethod
+    def _from_pickle(cls, path: Path, stores: Path | None) -> Latents:
+        well, _, kind = path.stem.partition("_latent_space")
+        if stores is None or kind not in ("", "_after"):
+            raise ValueError(f"{path} is not named <well>_latent_space.pkl, so the store of its rows is unknown. Rename it.")
+        x, store = pickles.load(path), Store.open(stores / f"{well}.h5")
+        shape = getattr(x, "shape", None)
+        if shape is None or len(shape) != 2 or len(x) != len(store):
             raise ValueError(
-                f"{self.path}: X is not a dense matrix of patches by latent dimensions. Make the table with task=process."
+                f"{path} holds {f'an array of shape {shape}' if shape else type(x).__name__}, but the store {store.path} has "
+                f"{len(store)} patches, one row of latents each. Assemble the well from the files the latents were made from."
             )
-        offset = data.id.get_offset()
-        if offset is None or data.chunks is not None:
-            return data[:]
-        return np.memmap(self.path, data.dtype, "r", offset, data.shape)
+        obs = store.table.assign(row=np.arange(len(store)), store=str(store.path), part="")
+        obs.index = obs["well"] + "/" + obs["site"] + "/" + obs["frame"].astype(str) + "_" + obs["cell_id"].astype(str)
+        return cls(path, obs, np.asarray(x, np.float32))
 
     def __len__(self) -> int:
         return len(self.obs)
@@ -126,12 +143,70 @@ class Latents:
         return np.unique(pairs, return_inverse=True)[1]
 
 
-def extend(source: Path, target: Path, entries: Mapping[str, Any]) -> None:
+class Patches:
+    """Patches of the rows of a latents table, by name of channel, whichever store they lie in."""
+
+    def __init__(self, latents: Latents, stores: list[tuple[Store, np.ndarray]], channels: list[str] | None = None) -> None:
+        self.stores = [store for store, _ in stores]
+        self.row = latents.obs["row"].to_numpy()
+        self.store_of = np.empty(len(latents), int)
+        for number, (_, rows) in enumerate(stores):
+            self.store_of[rows] = number
+        self.channels = list(channels or self.stores[0].channels)
+        for store in self.stores:
+            missing = [name for name in self.channels if name not in store.channels]
+            if missing:
+                raise ValueError(
+                    f"Channels {missing} are needed but {store.path} has {store.channels}. Choose others with data.channels."
+                )
+        self.index = [[store.channels.index(name) for name in self.channels] for store in self.stores]
+
+    @property
+    def patch_pixel_um(self) -> float | None:
+        """Size of a patch's pixel; None where unknown or not the same in all stores."""
+        sizes = {store.patch_pixel_um for store in self.stores}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return float32 patches (n, C, Y, X) in camera counts."""
+        return np.stack(
+            [self.stores[at].images[self.row[i], self.index[at]] for i, at in zip(rows, self.store_of[rows], strict=True)]
+        ).astype(np.float32)
+
+    def moments(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean and standard deviation of each patch, each (n, C), without reading pixels."""
+        parts = [
+            np.array(
+                [
+                    self.stores[at].moments[kind][self.row[i], self.index[at]]
+                    for i, at in zip(rows, self.store_of[rows], strict=True)
+                ]
+            )
+            for kind in (0, 1)
+        ]
+        return parts[0], parts[1]
+
+
+def mapped(path: Path, data: Any) -> np.ndarray:
+    """Return a matrix of an open HDF5 file as a memory map, or read it if it is chunked."""
+    if not isinstance(data, h5py.Dataset) or data.ndim != 2:
+        raise ValueError(f"{path}: X is not a dense matrix of patches by latent dimensions. Make the table with task=process.")
+    offset = data.id.get_offset()
+    if offset is None or data.chunks is not None:
+        return data[:]
+    return np.memmap(path, data.dtype, "r", offset, data.shape)
+
+
+def extend(latents: Latents, target: Path, entries: Mapping[str, Any]) -> None:
     """Copy a table and add entries such as ``{"obsm/X_pca": array, "uns/pca": {...}}``; memory does not hold the latents."""
+    from anndata import AnnData
     from anndata.io import write_elem
 
     with atomic(target) as temporary:
-        shutil.copyfile(source, temporary)
+        if latents.path.suffix == ".h5ad":
+            shutil.copyfile(latents.path, temporary)
+        else:
+            AnnData(latents.x, obs=latents.obs).write_h5ad(temporary)
         with h5py.File(temporary, "a") as file:
             for key, value in entries.items():
                 group, name = key.split("/")

@@ -56,7 +56,9 @@ class Store:
         self = cls()
         self.path = Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(f"There is no store {self.path}. Make it with: python infer.py task=assemble data.root=<raw files>")
+            raise FileNotFoundError(
+                f"There is no store {self.path}. Make it with: python infer.py task=assemble data.root=<raw files>"
+            )
         try:
             with h5py.File(self.path, "r") as file:
                 if "format" not in file.attrs:
@@ -84,7 +86,9 @@ class Store:
         self.images = self._map(file["images"])
         self.masks = self._map(file["masks"]) if "masks" in file else None
         columns = {name: file["table"][name] for name in file["table"].attrs["order"]}
-        self.table = pd.DataFrame({name: data.asstr()[:] if data.dtype.kind == "O" else data[:] for name, data in columns.items()})
+        self.table = pd.DataFrame(
+            {name: data.asstr()[:] if data.dtype.kind == "O" else data[:] for name, data in columns.items()}
+        )
         self.relations = file["relations"][:]
         names, lengths = file["trajectories/name"].asstr()[:], file["trajectories/length"][:]
         self.trajectory_lengths = dict(zip(names, lengths.tolist(), strict=True))
@@ -192,7 +196,11 @@ class StoreWriter:
             numbers = {"pixel_um": pixel_um, "patch_pixel_um": patch_pixel_um, "frame_min": frame_min}
             file.attrs.update({key: value for key, value in numbers.items() if value is not None})
             file.attrs.update(
-                format=FORMAT, well=well, channels=json.dumps(channels), fingerprint=digest, origin=json.dumps(origin, default=str)
+                format=FORMAT,
+                well=well,
+                channels=json.dumps(channels),
+                fingerprint=digest,
+                origin=json.dumps(origin, default=str),
             )
         return digest
 
@@ -213,7 +221,9 @@ def fingerprint(table: pd.DataFrame, moments: tuple[np.ndarray, np.ndarray], sha
     for name in table.columns:
         values = table[name].to_numpy()
         digest.update(name.encode())
-        digest.update("\0".join(map(str, values)).encode() if values.dtype.kind in "OUT" else np.ascontiguousarray(values).tobytes())
+        digest.update(
+            "\0".join(map(str, values)).encode() if values.dtype.kind in "OUT" else np.ascontiguousarray(values).tobytes()
+        )
     for part in moments:
         digest.update(np.ascontiguousarray(part, np.float64).tobytes())
     return digest.hexdigest()

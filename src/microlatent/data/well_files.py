@@ -75,7 +75,9 @@ class StacksWell:
     def _stacks(site: Path) -> dict[int, Path]:
         found = {int(match[1]): path for path in site.glob("stacks_*.pkl") if (match := re.fullmatch(r"stacks_(\d+)", path.stem))}
         if not found:
-            raise FileNotFoundError(f"{site} has no stacks_<frame>.pkl. Cut patches first: python infer.py task=patch data.root=<images>")
+            raise FileNotFoundError(
+                f"{site} has no stacks_<frame>.pkl. Cut patches first: python infer.py task=patch data.root=<images>"
+            )
         return {frame: found[frame] for frame in sorted(found, key=lambda frame: f"{frame}_")}
 
     @staticmethod
@@ -132,7 +134,9 @@ class StacksWell:
 
 def _entries(path: Path) -> dict[str, dict[str, pickles.LazyArray]]:
     content = pickles.load_lazily(path)
-    if not isinstance(content, dict) or not all(isinstance(key, str) and isinstance(entry, dict) for key, entry in content.items()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(entry, dict) for key, entry in content.items()
+    ):
         raise ValueError(f"{path} must hold a dictionary of patches, each with 'mat' and 'masked_mat'; it holds something else.")
     return content
 
@@ -188,7 +192,9 @@ def _open_patches(path: Path) -> h5py.File:
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no {path}. Cut patches first: python infer.py task=patch data.root=<images>") from error
+        raise FileNotFoundError(
+            f"There is no {path}. Cut patches first: python infer.py task=patch data.root=<images>"
+        ) from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read as HDF5 ({error}). It may be cut short; cut the patches again.") from error
     if not file.attrs.get("complete", False):
@@ -222,7 +228,11 @@ class StaticWell:
         self.identity = [(match[1], int(match[2]), int(match[3])) for match in names]
         relations = pickles.load(optional[0]) if optional[0].is_file() else {}
         self.relations = np.array([(*pair, code) for pair, code in relations.items()], np.int32).reshape(-1, 3)
-        self.labels = np.asarray(pickles.load(optional[1]), np.int32) if optional[1].is_file() else np.arange(len(self.keys), dtype=np.int32)
+        self.labels = (
+            np.asarray(pickles.load(optional[1]), np.int32)
+            if optional[1].is_file()
+            else np.arange(len(self.keys), dtype=np.int32)
+        )
         self.trajectories = list(self._trajectories())
 
     def _trajectories(self) -> Iterator[Trajectory]:
@@ -241,7 +251,9 @@ class StaticWell:
         for start in range(0, len(self.keys), 64):
             rows = list(range(start, min(start + 64, len(self.keys))))
             site, frame, cell = zip(*(self.identity[row] for row in rows), strict=True)
-            table = pd.DataFrame({"key": self.keys[start : rows[-1] + 1], "well": self.name, "site": site, "frame": frame, "cell_id": cell})
+            table = pd.DataFrame(
+                {"key": self.keys[start : rows[-1] + 1], "well": self.name, "site": site, "frame": frame, "cell_id": cell}
+            )
             yield RawFrame(table.assign(y_px=np.nan, x_px=np.nan), self.patches.read(rows)[:, channels, 0], None)
 
 

@@ -41,6 +41,18 @@ def block_kernel(weight: Tensor) -> Tensor:
     return weight.view(D, C, 2, 2, 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(D, 4 * C, 2, 2)
 
 
+def conv_pairs(x_padded: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve with stride 2 and padding 1 an image that has its columns of padding, pairs of columns side by side as channels.
+
+    Unlike blocks, pairs are a mere view of a channels-last image.
+    """
+    B, C, Y, X = x_padded.shape
+    D = len(weight)
+    pairs = x_padded.permute(0, 2, 3, 1).reshape(B, Y, X // 2, 2 * C).permute(0, 3, 1, 2)
+    kernel = weight.view(D, C, 4, 2, 2).permute(0, 4, 1, 2, 3).reshape(D, 2 * C, 4, 2)
+    return F.conv2d(pairs, kernel, bias, stride=(2, 1), padding=(1, 0))
+
+
 def conv_transpose_to_blocks(x_BCYX: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Transposed convolution (kernel 4, stride 2, padding 1) with its output in blocks.
 

@@ -21,7 +21,7 @@ class _NearestCode(torch.autograd.Function):
             # The squared length of z is the same for every code, so the nearest code does not depend on it.
             distance_NK = torch.addmm(codebook_KC.square().sum(1), z_NC, codebook_KC.t(), alpha=-2)
         codes = distance_NK.argmin(1)
-        quantised = codebook_KC[codes]
+        quantised = codebook_KC.index_select(0, codes)
         difference = quantised - z_NC
         ctx.save_for_backward(difference, codes)
         ctx.commitment_weight, ctx.num_codes = commitment_weight, len(codebook_KC)
@@ -33,7 +33,7 @@ class _NearestCode(torch.autograd.Function):
         difference, codes = ctx.saved_tensors
         scale = 2 * grad_loss / difference.numel()
         grad_z = torch.addcmul(grad_quantised, difference, -ctx.commitment_weight * scale)
-        grad_codebook = torch.ops.aten.embedding_dense_backward(difference, codes, ctx.num_codes, -1, False) * scale
+        grad_codebook = difference.new_zeros(ctx.num_codes, difference.shape[1]).index_add_(0, codes, difference) * scale
         return grad_z, grad_codebook, None
 
 

@@ -19,7 +19,8 @@ from microlatent import distributed
 from microlatent.data.batch import Batch
 from microlatent.losses import Losses
 from microlatent.models.normalise import BatchNorm
-from microlatent.models.phases import block_kernel, conv_transpose_to_blocks, from_blocks, pointwise_on_blocks, to_blocks
+from microlatent.models.pieces import WeightedSquares, sum_in_pieces
+from microlatent.models.phases import block_kernel, conv_pairs, conv_transpose_to_blocks, from_blocks, pointwise_on_blocks, to_blocks
 from microlatent.models.quantiser import Quantiser, matching_loss, perplexity
 from microlatent.schemas import VQVAEConfig
 
@@ -28,7 +29,7 @@ class VQVAEOutput(NamedTuple):
     """One pass through the network."""
 
     x_blocks: Tensor  # (B, 4 C, Y / 2 + 1, X / 2 + 1) the input in blocks
-    x_hat_blocks: Tensor  # the reconstruction in blocks; its outer ring is not of the image
+    features: Tensor  # (B, C, Y / 2, X / 2) what the head makes the reconstruction from
     z: Tensor  # (B, D, Y / 8, X / 8) before the quantiser (Y / 4 for z32)
     z_after: Tensor  # the same after it
     commitment: Tensor  # scalar
@@ -36,12 +37,24 @@ class VQVAEOutput(NamedTuple):
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: BatchNorm, statistics: str) -> Tensor:
-    """Convolve and normalise with the statistics of the ``batch``, of each patch (``instance``) or the running ones (``eval``)."""
-    if statistics == "eval":
-        y = F.conv2d(x, *norm.fold(conv.weight, conv.bias), stride=conv.stride, padding=conv.padding)
-        return F.relu(y, inplace=True) if norm.relu else y
-    y = F.conv2d(x, conv.weight, conv.bias, stride=conv.stride, padding=conv.padding)
-    return norm(y) if statistics == "batch" else norm.instance(y)
+    """Convolve and normalise with the statistics of the ``batch``, of each patch (``instance``) or the running ones (``eval``).
+
+    An input that has its columns of padding already is convolved in pairs of columns.
+    """
+    weight, bias = norm.fold(conv.weight, conv.bias) if statistics == "eval" else (conv.weight, conv.bias)
+    is_padded = x.shape[3] > x.shape[2]
+    y = conv_pairs(x, weight, bias) if is_padded else F.conv2d(x, weight, bias, stride=conv.stride, padding=conv.padding)
+    return normalise(y, norm, statistics)
+
+
+def normalise(y: Tensor, norm: BatchNorm, statistics: str) -> Tensor:
+    """Normalise; in ``eval`` the convolution has done so."""
+    return norm.finish(y) if statistics == "eval" else norm(y) if statistics == "batch" else norm.instance(y)
+
+
+def up(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
+    """Double the size with a transposed convolution; the result is in blocks."""
+    return conv_transpose_to_blocks(x, conv.weight, conv.bias)
 
 
 class ResidualBlock(nn.Module):
@@ -91,15 +104,16 @@ class VQVAE(nn.Module):
         self.channel_var = nn.Parameter(torch.tensor(variance).view(1, -1, 1, 1), requires_grad=False)
         h, residual = config.num_hiddens, (config.num_hiddens, config.num_residual_hiddens, config.num_residual_layers)
 
-        def norm(width: int) -> list[nn.Module]:
-            return [BatchNorm(width, relu=True), nn.Identity()]
+        def norm(width: int, pad: bool = False) -> list[nn.Module]:
+            return [BatchNorm(width, relu=True, pad=pad), nn.Identity()]
 
         if self.is_z32:
-            encoder = [nn.Conv2d(channels, h // 2, 4, 2, 1), *norm(h // 2), nn.Conv2d(h // 2, h, 4, 2, 1), BatchNorm(h, relu=False)]
+            encoder = [nn.Conv2d(channels, h // 2, 4, 2, 1), *norm(h // 2, pad=True)]
+            encoder += [nn.Conv2d(h // 2, h, 4, 2, 1), BatchNorm(h, relu=False)]
             decoder = [ResidualBlock(*residual), nn.ConvTranspose2d(h, h // 2, 4, 2, 1), *norm(h // 2)]
             decoder += [nn.ConvTranspose2d(h // 2, channels, 4, 2, 1)]
         else:
-            encoder = [nn.Conv2d(channels, h // 2, 1), nn.Conv2d(h // 2, h // 2, 4, 2, 1), *norm(h // 2)]
+            encoder = [nn.Conv2d(channels, h // 2, 1), nn.Conv2d(h // 2, h // 2, 4, 2, 1), *norm(h // 2, pad=True)]
             encoder += [nn.Conv2d(h // 2, h, 4, 2, 1), *norm(h), nn.Conv2d(h, h, 4, 2, 1), *norm(h)]
             encoder += [nn.Conv2d(h, h, 3, padding=1), BatchNorm(h, relu=False)]
             decoder = [nn.ConvTranspose2d(h, h // 2, 4, 2, 1), nn.Identity(), nn.ConvTranspose2d(h // 2, h // 4, 4, 2, 1)]
@@ -110,6 +124,13 @@ class VQVAE(nn.Module):
         # 1 on the image, 0 on the ring around it.
         self.register_buffer("inside", to_blocks(torch.ones(1, 1, patch_px, patch_px)), persistent=False)
         self._last_z = None  # (N, D) encoder outputs of the latest training batch, for revive_dead_codes
+
+    @property
+    def needs(self) -> set[str]:
+        """Fields of a training batch that the loss reads beyond the pixels."""
+        config = self.config
+        matched = config.matching != "none" and config.weight_matching > 0
+        return ({"relations"} if matched else set()) | ({"mask"} if config.masked_loss else set())
 
     def first_conv(self, x_blocks: Tensor, norm: BatchNorm, statistics: str) -> Tensor:
         """Apply the first strided convolution, with the z16 model's 1 x 1 convolution before it folded in."""
@@ -123,10 +144,10 @@ class VQVAE(nn.Module):
             weight, bias = norm.fold(weight, bias)
         y = F.conv2d(x_blocks, block_kernel(weight[:, : self.channels]), bias if self.is_z32 else None)
         if not self.is_z32:
-            y += F.conv2d(self.inside, block_kernel(weight[:, self.channels :]), bias)  # the same for every patch
-        if statistics == "eval":
-            return F.relu(y, inplace=True)
-        return norm(y) if statistics == "batch" else norm.instance(y)
+            # The same map for every patch. Added as rows of numbers, because its gradient, a sum over patches, is faster so.
+            offset = F.conv2d(self.inside, block_kernel(weight[:, self.channels :]), bias)
+            y.permute(0, 2, 3, 1).flatten(1).add_(offset.permute(0, 2, 3, 1).flatten(1))
+        return normalise(y, norm, statistics)
 
     def encoder(self, x_blocks: Tensor, statistics: str) -> Tensor:
         """Return the latents before the quantiser."""
@@ -141,23 +162,20 @@ class VQVAE(nn.Module):
         return self.enc[12](y, statistics)
 
     def decoder(self, z_after: Tensor, statistics: str) -> Tensor:
-        """Return the reconstruction in blocks."""
-
-        def up(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
-            return conv_transpose_to_blocks(x, conv.weight, conv.bias)
-
+        """Return the features (B, C, Y / 2, X / 2), at half the size of the patch."""
         if self.is_z32:
             y = from_blocks(up(self.dec[0](z_after, statistics), self.dec[1]))
             if statistics == "eval":
                 norm = self.dec[2]
-                y = F.relu(F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps))
-            else:
-                y = self.dec[2](y)
-            return up(y, self.dec[4])
+                return F.relu(F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps))
+            return self.dec[2](y)
         y = F.relu(from_blocks(up(z_after, self.dec[0])), inplace=True)
-        y = F.relu(from_blocks(up(y, self.dec[2])), inplace=True)
-        y = F.relu(up(y, self.dec[4]), inplace=True)
-        return pointwise_on_blocks(y, self.dec[6].weight, self.dec[6].bias)
+        return F.relu(from_blocks(up(y, self.dec[2])), inplace=True)
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return the reconstruction in blocks; its outer ring is not of the image."""
+        y = up(features, self.dec[4])
+        return y if self.is_z32 else pointwise_on_blocks(F.relu(y, inplace=True), self.dec[6].weight, self.dec[6].bias)
 
     def forward(self, x: Tensor) -> VQVAEOutput:
         """Encode, quantise and decode, with the statistics of the batch in training and the running ones otherwise."""
@@ -192,7 +210,13 @@ class VQVAE(nn.Module):
         weight = self.inside if mask is None else to_blocks(mask)
         weight = weight[:, :, None] * torch.rsqrt(self.channel_var)[:, None, :, 0, 0, None, None]
         weight = weight.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
-        return _WeightedMSE.apply(out.x_hat_blocks.float(), out.x_blocks.float(), weight, self.channels * self.patch_px**2)
+
+        def squared_error(features: Tensor, x_blocks: Tensor, weight: Tensor) -> Tensor:
+            return WeightedSquares.apply(self.head(features).float(), x_blocks, weight)
+
+        parameters = [p for p in (*self.dec[4].parameters(), *self.dec[5:].parameters())]
+        total = sum_in_pieces(squared_error, out.features, (out.x_blocks.float(), weight), parameters)
+        return total / (len(out.x_blocks) * self.channels * self.patch_px**2)
 
     @torch.no_grad()
     def encode(self, x: Tensor, norm: str = "eval") -> dict[str, Tensor]:
@@ -214,7 +238,7 @@ class VQVAE(nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the reconstruction (B, C, Y, X) in the units of the input, with running statistics."""
         z_after, _, _ = self.vq(self.encoder(to_blocks(x), "eval"))
-        return from_blocks(self.decoder(z_after, "eval")).float()
+        return from_blocks(self.head(self.decoder(z_after, "eval"))).float()
 
     def end_epoch(self, tallies: dict[str, Tensor], training: bool) -> tuple[dict[str, float], list[str]]:
         """Summarise the use of the codebook over an epoch; after training, revive dead codes if wanted.
@@ -237,19 +261,3 @@ class VQVAE(nn.Module):
         """Replace the codes marked in ``dead`` (K,) by randomly drawn encoder outputs of the latest training batch."""
         draws = torch.randint(len(self._last_z), (int(dead.sum()),))
         self.vq.w.weight[dead] = distributed.share(self._last_z[draws.to(dead.device)].cpu()).to(dead.device)
-
-
-class _WeightedMSE(torch.autograd.Function):
-    """Sum of the squared weighted difference over ``num`` pixels; the gradient is for the first argument alone."""
-
-    @staticmethod
-    def forward(ctx, x_hat, x, weight, num):
-        difference = (x_hat - x).mul_(weight)
-        ctx.save_for_backward(difference, weight)
-        ctx.num = num * len(x)
-        return difference.square().sum() / ctx.num
-
-    @staticmethod
-    def backward(ctx, grad):
-        difference, weight = ctx.saved_tensors
-        return difference * (weight * (2 * grad / ctx.num)), None, None, None

@@ -41,9 +41,13 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         _refuse_foreign(path, root, settings.task)
         facts = assemble(well, path, root, settings, out)
         logger.info(
-            "%s: %d patches of %d channels, %d trajectories -> %s", well.name, facts["patches"], facts["channels"],
-            facts["trajectories"], path,
-        )  # fmt: skip
+            "%s: %d patches of %d channels, %d trajectories -> %s",
+            well.name,
+            facts["patches"],
+            facts["channels"],
+            facts["trajectories"],
+            path,
+        )
         summary.append({"well": well.name, **facts, "store": str(path)})
         for key in ("patches", "skipped", "trajectories"):
             numbers[key] += facts[key]
@@ -81,7 +85,14 @@ def _dtype(well: RawWell, task: AssembleConfig) -> np.dtype:
 
 
 def _assemble(
-    well: RawWell, path: Path, root: Path, settings: Settings, out: Path | None, names: list[str], channels: list[int], dtype: np.dtype
+    well: RawWell,
+    path: Path,
+    root: Path,
+    settings: Settings,
+    out: Path | None,
+    names: list[str],
+    channels: list[int],
+    dtype: np.dtype,
 ) -> dict[str, float]:
     task, data = settings.task, settings.data
     skipped, rounding, exact = [], [], []
@@ -106,28 +117,42 @@ def _assemble(
             digest.update(np.ascontiguousarray(images).data)
             writer.append(images, table, _masks(frame, task, good))
         if not writer.tables:
-            raise ValueError(f"Well {well.name} in {root} has no usable cell: {len(skipped)} patches are NaN or constant, no other exists.")
+            raise ValueError(
+                f"Well {well.name} in {root} has no usable cell: {len(skipped)} patches are NaN or constant, no other exists."
+            )
         table = writer.table
         if table["key"].duplicated().any():
             raise ValueError(f"Well {well.name} has two patches named {table['key'][table['key'].duplicated()].iloc[0]}.")
         table, relations, lengths = _join(well, table, bool(skipped))
         pixel_um = data.pixel_um or well.pixel_um
         writer.finish(
-            table, relations, lengths,
-            well=well.name, channels=names, pixel_um=pixel_um, frame_min=data.frame_min or well.frame_min,
+            table,
+            relations,
+            lengths,
+            well=well.name,
+            channels=names,
+            pixel_um=pixel_um,
+            frame_min=data.frame_min or well.frame_min,
             patch_pixel_um=pixel_um * well.window_px / task.patch_px if pixel_um else None,
             origin={
-                "root": str(root), "files": len(well.files), "bytes": sum(file.stat().st_size for file in well.files),
-                "digest": digest.hexdigest(), "skipped": skipped[:100], "birth": provenance.birth(plain(settings)),
+                "root": str(root),
+                "files": len(well.files),
+                "bytes": sum(file.stat().st_size for file in well.files),
+                "digest": digest.hexdigest(),
+                "skipped": skipped[:100],
+                "birth": provenance.birth(plain(settings)),
             },
-        )  # fmt: skip
+        )
     _report(well, skipped, rounding)
     if task.reference_files and out is not None:
         write_reference_files(out / "reference", well.name, np.concatenate(exact), table, relations)
     return {
-        "patches": len(table), "channels": len(names), "trajectories": len(lengths), "relations": len(relations) - len(table),
+        "patches": len(table),
+        "channels": len(names),
+        "trajectories": len(lengths),
+        "relations": len(relations) - len(table),
         "skipped": len(skipped),
-    }  # fmt: skip
+    }
 
 
 def resample(images: np.ndarray, side: int) -> np.ndarray:
@@ -178,9 +203,13 @@ def _join(well: RawWell, table: pd.DataFrame, some_skipped: bool) -> tuple[pd.Da
     if lost:
         logger.warning(
             "%s: %d of %d patches that trajectories name are missing (%s%s). They are skipped; task=match keeps a trajectory if "
-            "enough of it was found.", well.name, len(lost), sum(len(steps) for _, steps in well.trajectories), ", ".join(lost[:3]),
+            "enough of it was found.",
+            well.name,
+            len(lost),
+            sum(len(steps) for _, steps in well.trajectories),
+            ", ".join(lost[:3]),
             " ..." if len(lost) > 3 else "",
-        )  # fmt: skip
+        )
     own = well.relations is not None and not some_skipped  # else the rows that a file's relations name have moved
     relations = well.relations if own else relate(trajectories, len(table))
     labels = well.labels if own else label(trajectories, len(table))
@@ -190,10 +219,14 @@ def _join(well: RawWell, table: pd.DataFrame, some_skipped: bool) -> tuple[pd.Da
 
 def _report(well: RawWell, skipped: list[str], rounding: list[float]) -> None:
     if skipped:
-        logger.warning("%s: %d patches hold NaN or are constant and were skipped, the first %s.", well.name, len(skipped), skipped[0])
+        logger.warning(
+            "%s: %d patches hold NaN or are constant and were skipped, the first %s.", well.name, len(skipped), skipped[0]
+        )
     if any(rounding):
         rms = float(np.sqrt(np.mean(rounding)))
-        logger.warning("%s: task.dtype=uint16 rounded to whole counts; the root mean square error is %.3f counts.", well.name, rms)
+        logger.warning(
+            "%s: task.dtype=uint16 rounded to whole counts; the root mean square error is %.3f counts.", well.name, rms
+        )
 
 
 def write_reference_files(folder: Path, well: str, patches: np.ndarray, table: pd.DataFrame, relations: np.ndarray) -> None:
@@ -232,7 +265,9 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         frames = max(1, sum(file.suffix == ".pkl" and file.stem.startswith("stacks") for file in well.files))
         patches = max(sum(len(steps) for _, steps in well.trajectories), len(frame.table) * frames)
         patch_mb = len(names) * task.patch_px**2 * _dtype(well, task).itemsize / 1e6
-        said.reads.append(f"{well.name}: {len(well.files)} files, channels {well.channels}, window {well.window_px} px, about {patches} patches")
+        said.reads.append(
+            f"{well.name}: {len(well.files)} files, channels {well.channels}, window {well.window_px} px, about {patches} patches"
+        )
         said.writes.append(str(folder / f"{well.name}.h5"))
         said.disk_mb += 2 * patches * patch_mb  # the pixels stand twice until the store is renamed
         said.memory_mb = max(said.memory_mb, 200 + 4 * frame.images.nbytes / 1e6)

@@ -7,18 +7,17 @@ Reads the latents table of ``task=process`` and the stores behind it; needs no n
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib.collections import LineCollection
 
 from microlatent import figures
 from microlatent.analysis import trajectories
-from microlatent.data.latents import Latents, locate
+from microlatent.data.latents import Latents, open_latents
 from microlatent.data.store import Store
+from microlatent.drawing import tracks as drawing
 from microlatent.files import write_csv, write_json, write_pickle
 from microlatent.schemas import Settings
 
@@ -43,7 +42,7 @@ class Well(NamedTuple):
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Match every trajectory of the table, compare step sizes with random pairs, write tables and figures."""
-    latents = Latents(locate(settings.task.latents, settings.run, "match"))
+    latents = open_latents(settings, "match")
     wells = [match_well(latents, *found, settings.task.min_found) for found in latents.stores(settings.data.store)]
     num_raw, num_matched = (
         sum(len(part) for part in parts) for parts in zip(*((w.lengths, w.matched) for w in wells), strict=True)
@@ -83,16 +82,15 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     """Open the table and its stores, and list what would be written."""
     from microlatent.run import Rehearsal
 
-    path = locate(settings.task.latents, settings.run, "match")
-    latents = Latents(path)
+    latents = open_latents(settings, "match")
     stores = [store for store, _ in latents.stores(settings.data.store)]
     writes = [out / "trajectories.json", *(out / "tables" / f"{name}.csv" for name in ("trajectories", "steps", "msd"))]
     if settings.task.reference_files:
         writes += [out / f"{store.well}_trajectories.pkl" for store in stores]
     writes += [out / "figures" / f"{name}.png" for name in ("tracks", "steps", "msd")]
-    writes += [out / "figures" / f"strips_{file_word(name)}.png" for name in stores[0].channels]
+    writes += [out / "figures" / f"strips_{figures.file_word(name)}.png" for name in stores[0].channels]
     return Rehearsal(
-        reads=[str(path), *(str(store.path) for store in stores)],
+        reads=[str(latents.path), *(str(store.path) for store in stores)],
         writes=[str(name) for name in writes],
         memory_mb=300 + len(latents) * 2e-3,
         disk_mb=2.0,
@@ -102,15 +100,14 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
 
 def match_well(latents: Latents, store: Store, rows: np.ndarray, min_found: float) -> Well:
     """Apply the rule of the match to one store; trajectories of sites that the table leaves out do not count."""
-    obs = latents.obs.iloc[rows]
-    sites = set(obs["site"])
+    obs = latents.obs
+    sites = set(obs["site"].iloc[rows])
     lengths = {name: length for name, length in store.trajectory_lengths.items() if name.rsplit("/", 1)[0] in sites}
-    order = np.argsort(obs["frame"].to_numpy(), kind="stable")
-    tracked = obs.iloc[order]
-    tracked = tracked[tracked["trajectory"] != ""]
-    at = pd.Series(rows[order], index=obs.index[order])[tracked.index]
-    positions = {name: at[part].to_numpy() for name, part in tracked.groupby("trajectory", sort=False).groups.items()}
-    row = latents.obs["row"].to_numpy()
+    by_frame = rows[np.argsort(obs["frame"].to_numpy()[rows], kind="stable")]
+    names, code = np.unique(obs["trajectory"].to_numpy(str)[by_frame], return_inverse=True)
+    parts = np.split(by_frame[np.argsort(code, kind="stable")], np.cumsum(np.bincount(code))[:-1])
+    positions = {str(name): part for name, part in zip(names, parts, strict=True) if name}
+    row = obs["row"].to_numpy()
     matched = trajectories.match({name: row[part] for name, part in positions.items()}, lengths, min_found)
     return Well(store, rows, lengths, matched, {name: positions[name] for name in matched})
 
@@ -171,10 +168,11 @@ def report(comparison: trajectories.Comparison) -> None:
     if not comparison.num_steps:
         log.warning("No two consecutive frames of a track, or a single track per well: step sizes were not compared.")
         return
+    ratio = f"{comparison.ratio:.2f} (95 % interval {comparison.ratio_lo:.2f}-{comparison.ratio_hi:.2f})"
+    shorter = f"{comparison.shorter:.2f} ({comparison.shorter_lo:.2f}-{comparison.shorter_hi:.2f})"
     log.info(
-        f"A step to the next frame is {comparison.ratio:.2f} (95 % interval {comparison.ratio_lo:.2f}-{comparison.ratio_hi:.2f}) of "
-        f"the distance of random pairs, and shorter with probability {comparison.shorter:.2f} "
-        f"({comparison.shorter_lo:.2f}-{comparison.shorter_hi:.2f}); {comparison.num_tracks} tracks."
+        f"A step to the next frame is {ratio} of the distance of random pairs, and shorter with probability {shorter}; "
+        f"{comparison.num_tracks} tracks."
     )
     if comparison.num_tracks < 10:
         log.warning(f"Only {comparison.num_tracks} tracks: their interval is itself uncertain.")
@@ -196,20 +194,22 @@ def draw(
     examples = choose_examples(wells, settings.task.num_examples)
     paths = []
     if examples and np.isfinite(centres(latents)).any():
-        paths.append(draw_tracks(latents, wells, examples, scales(wells, settings), folder / "tracks.png"))
+        panels = [panel(latents, well, scale, examples) for well, scale in zip(wells, scales(wells, settings), strict=True)]
+        units = scales(wells, settings)[0]
+        unit, time = figures.UNITS["um" if units[0] else "px"], f"time ({'min' if units[1] else 'frame'})"
+        shown = [part for part in panels if part.paths][:MAX_WELLS_DRAWN]
+        paths.append(drawing.draw_tracks(shown, unit, time, folder / "tracks.png"))
     if comparison.num_steps:
-        paths.append(draw_steps(pairs, comparison, folder / "steps.png"))
+        paths.append(drawing.draw_steps(pairs, comparison, folder / "steps.png"))
     if len(displacement.table) > 1:
-        paths.append(draw_displacement(displacement, folder / "msd.png"))
-    channels = wells[0].store.channels
-    for channel in range(len(channels)) if examples else ():
-        paths.append(draw_strips(latents, examples, channel, folder / f"strips_{file_word(channels[channel])}.png", settings))
+        paths.append(drawing.draw_displacement(displacement, folder / "msd.png"))
+    for channel, name in enumerate(wells[0].store.channels) if examples else ():
+        films = [
+            film(latents, well, trajectory, number, channel, settings) for number, (well, trajectory) in enumerate(examples, 1)
+        ]
+        target = folder / f"strips_{figures.file_word(name)}.png"
+        paths.append(drawing.draw_films(films, f"{name}, one contrast for all", wells[0].store.patch_pixel_um, target))
     return paths
-
-
-def file_word(name: str) -> str:
-    """Return a channel's name as a part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_") or "channel"
 
 
 def choose_examples(wells: list[Well], count: int) -> list[tuple[Well, str]]:
@@ -221,113 +221,32 @@ def choose_examples(wells: list[Well], count: int) -> list[tuple[Well, str]]:
     return sorted(turns[:count], key=lambda pair: pair[0].store.well)
 
 
-def draw_tracks(latents: Latents, wells: list[Well], examples: list, known: list, path: Path) -> Path:
-    """Draw the tracks of one site per well in space, coloured by time, the examples numbered as in the film strips."""
+def panel(
+    latents: Latents, well: Well, scale: tuple[float | None, float | None], examples: list[tuple[Well, str]]
+) -> drawing.Panel:
+    """Return the tracks of the well's site that holds most examples; those are numbered as in the film strips."""
     frame, centre = latents.obs["frame"].to_numpy(), centres(latents)
-    shown = [(well, scale) for well, scale in zip(wells, known, strict=True) if well.tracks][:MAX_WELLS_DRAWN]
-    width = 110.0 if len(shown) == 1 else figures.PAGE_MM
-    ncols = min(2, len(shown))
-    nrows = -(-len(shown) // ncols)
-    fig, axes = figures.new(nrows, ncols, width, 82.0 * nrows, squeeze=False)
-    for ax in axes.flat[len(shown) :]:
-        ax.set_axis_off()
-    first, last = frame.min(), frame.max()
-    for ax, (well, (pixel_um, frame_min)) in zip(axes.flat, shown, strict=False):
-        numbered = {name: number for number, (other, name) in enumerate(examples, 1) if other is well}
-        sites = [name.rsplit("/", 1)[0] for name in numbered or well.tracks]
-        site = max(dict.fromkeys(sites), key=sites.count)
-        scale, minutes = pixel_um or 1.0, frame_min or 1.0
-        for name, rows in well.tracks.items():
-            if name.rsplit("/", 1)[0] != site:
-                continue
-            points = centre[rows][:, ::-1] * scale
-            segments = np.stack([points[:-1], points[1:]], 1)
-            lines = LineCollection(segments, cmap=figures.CONTINUOUS, linewidths=1.3, capstyle="round")
-            lines.set_array((frame[rows[:-1]] + frame[rows[1:]]) / 2 * minutes)
-            lines.set_clim(first * minutes, max(last, first + 1) * minutes)
-            ax.add_collection(lines)
-            ax.plot(*points[-1], "o", color="black", markersize=1.8)
-            if name in numbered:
-                ax.annotate(str(numbered[name]), points[-1], xytext=(3, 2), textcoords="offset points", fontsize=7, weight="bold")
-        ax.autoscale_view()
-        ax.set_aspect("equal", adjustable="datalim")
-        ax.invert_yaxis()
-        unit = figures.UNITS["um" if pixel_um else "px"]
-        ax.set(xlabel=f"x ({unit})", ylabel=f"y ({unit})", title=f"{well.store.well}: {site}")
-        figures.few_ticks(ax, 5)
-    fig.colorbar(lines, ax=axes, label=f"time ({'min' if shown[0][1][1] else 'frame'})", aspect=30, shrink=0.8, pad=0.02)
-    return figures.save(fig, path)
-
-
-def draw_steps(pairs: trajectories.Steps, comparison: trajectories.Comparison, path: Path) -> Path:
-    """Draw the cumulative distributions of latent steps and of random pairs."""
-    fig, ax = figures.new(1, 1, figures.COLUMN_MM, 64)
-    for values, colour, text in (
-        (pairs.step, figures.OKABE_ITO[0], "consecutive frames\nof a track"),
-        (pairs.random, figures.OKABE_ITO[3], "random pairs of\nthe same well"),
-    ):
-        ax.ecdf(values, color=colour, label=text)
-        ax.plot([np.median(values)] * 2, [0, 0.5], color=colour, linewidth=0.7, linestyle=":")
-    ax.set(
-        xlabel="latent distance",
-        ylabel="cumulative share",
-        ylim=(0, 1.0),
-        xlim=(0, figures.limits(pairs.random, 0, 99.5)[1] * 1.05),
+    numbers = {name: str(number) for number, (other, name) in enumerate(examples, 1) if other is well}
+    sites = [name.rsplit("/", 1)[0] for name in numbers or well.tracks]
+    site = max(dict.fromkeys(sites), key=sites.count, default="")
+    drawn = {
+        name: rows
+        for name, rows in well.tracks.items()
+        if name.rsplit("/", 1)[0] == site and len(rows) > 1 and np.isfinite(centre[rows]).all()
+    }
+    return drawing.Panel(
+        title=f"well {well.store.well}, {site}",
+        paths=[centre[rows][:, ::-1] * (scale[0] or 1.0) for rows in drawn.values()],
+        times=[frame[rows] * (scale[1] or 1.0) for rows in drawn.values()],
+        numbers=[numbers.get(name, "") for name in drawn],
     )
-    ax.set_title(
-        f"median ratio {comparison.ratio:.2f} [{comparison.ratio_lo:.2f}, {comparison.ratio_hi:.2f}], {comparison.num_tracks} tracks",
-        loc="left",
-    )
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.2)
-    return figures.save(fig, path)
 
 
-def draw_displacement(displacement: trajectories.Displacement, path: Path) -> Path:
-    """Draw the mean squared displacement over lag on logarithmic axes, with its interval over tracks."""
-    table = displacement.table
-    lag = "lag_min" if "lag_min" in table else "lag_frames"
-    value = next(name for name in table if name.startswith("msd_"))
-    fig, ax = figures.new(1, 1, figures.COLUMN_MM, 68)
-    ax.fill_between(
-        table[lag], table["lo"], table["hi"], color=figures.OKABE_ITO[0], alpha=0.25, linewidth=0, label="95 % interval"
-    )
-    ax.plot(table[lag], table[value], "o-", color=figures.OKABE_ITO[0], markersize=2.5, label="mean over tracks")
-    guide = table[value].iloc[0] * 0.6 * table[lag] / table[lag].iloc[0]
-    ax.plot(table[lag], guide, color=figures.GREY, linestyle="--", linewidth=0.8, label="slope 1 (diffusion)")
-    ax.set(
-        xscale="log",
-        yscale="log",
-        xlabel=figures.axis_label(lag),
-        ylabel=figures.axis_label(value).replace("msd", "mean squared displacement"),
-    )
-    ax.set_title(
-        f"exponent {displacement.exponent:.2f} [{displacement.exponent_lo:.2f}, {displacement.exponent_hi:.2f}]", loc="left"
-    )
-    ax.legend(loc="lower right")
-    return figures.save(fig, path)
-
-
-def draw_strips(latents: Latents, examples: list, channel: int, path: Path, settings: Settings) -> Path:
-    """Draw each example's patches along time, one row per trajectory, all with the same contrast."""
-    row, frame = latents.obs["row"].to_numpy(), latents.obs["frame"].to_numpy()
-    films = []
-    for well, name in examples:
-        track = well.tracks[name]
-        picked = track[np.unique(np.linspace(0, len(track) - 1, min(MAX_FRAMES_DRAWN, len(track))).round().astype(int))]
-        films.append((well, name, frame[picked], np.stack([well.store.images[row[at], channel] for at in picked])))
-    ncols = max(len(film[2]) for film in films)
-    tile = min(24.0, (figures.PAGE_MM - 22) / ncols)
-    fig, axes = figures.new(len(films), ncols, tile * ncols + 22, (tile + 3.2) * len(films) + 6, squeeze=False)
-    vmin, vmax = figures.limits(np.concatenate([film[3].ravel() for film in films]), 0.5, 99.5)
-    for number, (line, (well, name, frames, patches)) in enumerate(zip(axes, films, strict=True), 1):
-        minutes = well.store.frame_min or settings.data.frame_min
-        for ax in line:
-            ax.set_axis_off()
-        for ax, at, patch in zip(line, frames, patches, strict=False):
-            figures.image(ax, patch, vmin, vmax)
-            ax.set_title(f"{at * minutes:g} min" if minutes else f"frame {at}", fontsize=6, pad=1.5)
-        line[0].text(-0.08, 0.5, f"{number}  {name}", transform=line[0].transAxes, ha="right", va="center", fontsize=6.5)
-    store = films[0][0].store
-    figures.scale_bar(axes[0, 0], store.patch_pixel_um)
-    fig.suptitle(f"{store.channels[channel]}, all with the same contrast")
-    return figures.save(fig, path)
+def film(latents: Latents, well: Well, name: str, number: int, channel: int, settings: Settings) -> drawing.Film:
+    """Return evenly spaced patches of a trajectory, as they lie in the store."""
+    track = well.tracks[name]
+    picked = track[np.unique(np.linspace(0, len(track) - 1, min(MAX_FRAMES_DRAWN, len(track))).round().astype(int))]
+    frame, row = latents.obs["frame"].to_numpy()[picked], latents.obs["row"].to_numpy()[picked]
+    minutes = well.store.frame_min or settings.data.frame_min
+    captions = [f"{at * minutes:g} min" if minutes else f"frame {at}" for at in frame]
+    return drawing.Film(f"{number}  {name}", captions, np.stack([well.store.images[at, channel] for at in row]))

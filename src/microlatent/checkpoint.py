@@ -1,0 +1,89 @@
+"""Checkpoints: weights, optimiser, position and birth certificate in one file, written whole, safe to load from a stranger."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from microlatent.files import atomic
+
+VERSION = 1
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write plain containers and tensors under a temporary name, then rename: an old checkpoint stays whole until then."""
+    with atomic(path) as temporary:
+        torch.save({"version": VERSION, **content}, temporary)
+
+
+def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without running anything that it may contain.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is cut short, not a checkpoint of ours, holds more than data, or was written by a newer version.
+    """
+    content = _read(path, device)
+    if not isinstance(content, dict) or "version" not in content or "model" not in content:
+        raise ValueError(
+            f"{path} holds weights but no checkpoint of microlatent. To start from its weights use init_from={path}."
+        )
+    if content["version"] > VERSION:
+        raise ValueError(
+            f"{path} has checkpoint version {content['version']}, but this version of microlatent reads up to {VERSION}. "
+            f"Update microlatent (it was made at commit {content.get('birth', {}).get('git', {}).get('commit')})."
+        )
+    return content
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read the weights alone, from a checkpoint of ours or from a plain state dict such as the reference's ``model.pt``."""
+    content = _read(path, "cpu")
+    weights = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ValueError(
+            f"init_from={path} holds no state dict (names and tensors). Save one with torch.save(model.state_dict(), ...)."
+        )
+    return weights
+
+
+def _read(path: Path, device: str | torch.device) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {path}.")
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} asks for more than tensors and plain containers, so it was not loaded: {str(error)[:300]}"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({str(error)[:200]}). It may be cut short; use another checkpoint of the run."
+        ) from error
+
+
+def load_state(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: Path | str) -> None:
+    """Load weights strictly.
+
+    Raises
+    ------
+    ValueError
+        Names or shapes differ; the message names the first.
+    """
+    own = model.state_dict()
+    missing, surplus = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    if missing or surplus or shapes:
+        parts = [f"missing {missing[:3]}"] * bool(missing) + [f"surplus {surplus[:3]}"] * bool(surplus)
+        parts += [f"{name} is {tuple(weights[name].shape)}, not {tuple(own[name].shape)}" for name in sorted(shapes)[:3]]
+        raise ValueError(
+            f"{source} does not fit this model: {'; '.join(parts)}. Use the model settings it was trained with (model=..., "
+            "model.num_hiddens, model.num_codes, data.channels)."
+        )
+    model.load_state_dict(weights)

@@ -1,0 +1,189 @@
+"""Image files as (T, C, Y, X), whatever wrote them, read one time point at a time in the camera's dtype.
+
+=========  ==========================================================================================================
+TIFF       axes, channel names, pixel size and interval from OME-XML or ImageJ; pages without axes as said by ``pages``
+npy        (T, C, Z, Y, X); also (Y, X), and (n, Y, X) as said by ``pages``; mapped, never read whole
+OME-Zarr   NGFF 0.4 (zarr 2) and 0.5 (zarr 3), full resolution
+PNG, JPEG  one frame; red, green and blue are channels
+=========  ==========================================================================================================
+
+A z axis must have length 1: which plane holds a cell's patch is a choice that no reader may take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+import zarr
+from PIL import Image
+
+UM = {"um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0, "micrometer": 1.0, "micron": 1.0, "microns": 1.0}
+UM |= {"nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3}
+MINUTES = {"s": 1 / 60, "second": 1 / 60, "sec": 1 / 60, "ms": 1 / 60000, "millisecond": 1 / 60000, "min": 1.0, "minute": 1.0}
+MINUTES |= {"h": 60.0, "hour": 60.0}
+
+
+@dataclass
+class ImageFile:
+    """One open file."""
+
+    path: Path
+    array: Any  # indexable like an array; only what is asked for is read
+    axes: str  # a letter per axis of ``array``, of T C Z Y X
+    channels: list[str] | None = None
+    pixel_um: float | None = None
+    frame_min: float | None = None
+    close: Callable[[], None] = lambda: None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Sizes of T, C, Y, X; an axis that the file lacks has length 1."""
+        size = dict(zip(self.axes, self.array.shape, strict=True))
+        return size.get("T", 1), size.get("C", 1), size["Y"], size["X"]
+
+    def read(self, t: int) -> np.ndarray:
+        """Return time point ``t`` as (C, Y, X)."""
+        index = tuple({"T": t, "Z": 0}.get(axis, slice(None)) for axis in self.axes)
+        pixels, left = np.asarray(self.array[index]), [axis for axis in self.axes if axis not in "TZ"]
+        if "C" not in left:
+            pixels, left = pixels[None], ["C", *left]
+        return np.ascontiguousarray(pixels.transpose([left.index(axis) for axis in "CYX"]))
+
+
+def open_image(path: str | Path, pages: str = "T") -> ImageFile:
+    """Open a file; ``pages`` (T or C) says what an axis without a name is.
+
+    Raises
+    ------
+    ValueError
+        If the format is unknown, the file damaged, its axes unclear, or z longer than 1.
+    """
+    path = Path(path)
+    openers = {".tif": _tiff, ".tiff": _tiff, ".npy": _npy, ".png": _picture, ".jpg": _picture, ".jpeg": _picture}
+    opener = _zarr if path.is_dir() else openers.get(path.suffix.lower())
+    if opener is None:
+        raise ValueError(f"{path} is of a kind that is not read. Known: TIFF, OME-TIFF, OME-Zarr, npy, PNG, JPEG. Convert it.")
+    try:
+        image = opener(path)
+    except (OSError, ValueError, KeyError, EOFError, tifffile.TiffFileError, ElementTree.ParseError) as error:
+        raise ValueError(f"{path} cannot be read ({error}). It may be damaged or cut short: copy it again.") from error
+    unnamed = [axis for axis in image.axes if axis not in "TCZYX"]
+    image.axes = image.axes.replace(unnamed[0], pages) if len(unnamed) == 1 else image.axes
+    if len(unnamed) > 1 or len(set(image.axes)) < len(image.axes) or not {"Y", "X"} <= set(image.axes):
+        image.close()
+        raise ValueError(
+            f"{path} has the shape {image.array.shape}, but does not say which axis is time and which is channel. Save it as "
+            f"OME-TIFF, ImageJ hyperstack, OME-Zarr or npy of (T, C, Z, Y, X), or a file per frame with {{frame}} in the path."
+        )
+    depth = dict(zip(image.axes, image.array.shape, strict=True)).get("Z", 1)
+    if depth > 1:
+        image.close()
+        raise ValueError(
+            f"{path} has {depth} planes in z, but patches are cut from one. Save the plane in focus, or a projection, as a file."
+        )
+    return image
+
+
+def plate_fields(path: Path) -> list[tuple[str, str, Path]]:
+    """Return (well, field, path) of every image of an OME-Zarr plate; empty if the folder is no plate."""
+    node = zarr.open(path, mode="r")
+    plate = _ngff(node).get("plate") if isinstance(node, zarr.Group) else None
+    fields = []
+    for well in plate["wells"] if plate else []:
+        for image in _ngff(zarr.open_group(path / well["path"], mode="r"))["well"]["images"]:
+            fields.append((well["path"].replace("/", ""), str(image["path"]), path / well["path"] / str(image["path"])))
+    return fields
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a folder is a zarr group or array."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+
+
+def _tiff(path: Path) -> ImageFile:
+    file = tifffile.TiffFile(path)
+    if not file.series:
+        file.close()
+        raise ValueError("no image in it")
+    series = file.series[0]
+    # One page is read at once; of many pages, through zarr, only those asked for.
+    array = series.asarray() if len(series.pages) == 1 else zarr.open(series.aszarr(), mode="r")
+    image = ImageFile(path, array, series.axes.replace("S", "C" if "C" not in series.axes else "S"), close=file.close)
+    if file.is_ome:
+        _describe_ome(image, file.ome_metadata)
+    elif file.is_imagej:
+        about = file.imagej_metadata
+        image.channels = _imagej_channels(about, image.shape[1])
+        image.frame_min = float(about.get("finterval", 0)) / 60 or None
+        resolution = file.pages[0].tags.get("XResolution")
+        if resolution is not None and str(about.get("unit")) in UM and resolution.value[0]:
+            image.pixel_um = resolution.value[1] / resolution.value[0] * UM[str(about["unit"])]
+    return image
+
+
+def _imagej_channels(about: dict[str, Any], num_channels: int) -> list[str] | None:
+    labels = about.get("Labels")
+    labels = [labels] if isinstance(labels, str) else labels
+    return (
+        [str(label) for label in labels] if labels and len(labels) == num_channels and len(set(labels)) == len(labels) else None
+    )
+
+
+def _describe_ome(image: ImageFile, xml: str) -> None:
+    """Take names and sizes from OME-XML. Source: OME model 2016-06, element Pixels."""
+    pixels = next((node for node in ElementTree.fromstring(xml).iter() if node.tag.endswith("}Pixels")), None)
+    if pixels is None:
+        return
+    names = [node.get("Name") for node in pixels if node.tag.endswith("}Channel")]
+    image.channels = names if all(names) and len(names) == image.shape[1] else None
+    size, interval = pixels.get("PhysicalSizeX"), pixels.get("TimeIncrement")
+    size_unit, interval_unit = UM.get(pixels.get("PhysicalSizeXUnit", "um")), MINUTES.get(pixels.get("TimeIncrementUnit", "s"))
+    image.pixel_um = float(size) * size_unit if size and size_unit else None
+    image.frame_min = float(interval) * interval_unit if interval and interval_unit else None
+
+
+def _npy(path: Path) -> ImageFile:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return ImageFile(path, array, {5: "TCZYX", 3: "QYX", 2: "YX"}.get(array.ndim, "Q" * array.ndim))
+
+
+def _picture(path: Path) -> ImageFile:
+    with Image.open(path) as picture:
+        array = np.asarray(picture)  # of a palette, the indices: they are the labels of a mask
+    return ImageFile(path, array, "YXC"[: array.ndim])
+
+
+def _zarr(path: Path) -> ImageFile:
+    node = zarr.open(path, mode="r")
+    if isinstance(node, zarr.Array):
+        return ImageFile(path, node, {5: "TCZYX", 3: "QYX", 2: "YX"}.get(node.ndim, "Q" * node.ndim))
+    about = _ngff(node)
+    if "multiscales" not in about:
+        raise ValueError(
+            f"the zarr group has no multiscales; it holds {', '.join(sorted(node)) or 'nothing'}. Name an image in it"
+        )
+    scales = about["multiscales"][0]
+    level = scales["datasets"][0]
+    axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in scales.get("axes", [{"name": a} for a in "tczyx"])]
+    steps = [step["scale"] for step in level.get("coordinateTransformations", []) if step["type"] == "scale"]
+    image = ImageFile(path, node[level["path"]], "".join(axis["name"] for axis in axes).upper())
+    names = [channel.get("label") for channel in about.get("omero", {}).get("channels", [])]
+    image.channels = names if names and all(names) and len(names) == image.shape[1] else None
+    for axis, step in zip(axes, steps[0] if steps else [], strict=bool(steps)):
+        if axis["name"] == "x" and axis.get("unit") in UM:
+            image.pixel_um = float(step) * UM[axis["unit"]]
+        if axis["name"] == "t" and axis.get("unit") in MINUTES:
+            image.frame_min = float(step) * MINUTES[axis["unit"]]
+    return image
+
+
+def _ngff(group: zarr.Group) -> dict[str, Any]:
+    """Return the NGFF metadata of a group: below "ome" since version 0.5."""
+    about = dict(group.attrs)
+    return about.get("ome", about)

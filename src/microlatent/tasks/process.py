@@ -1,0 +1,168 @@
+"""``infer.py task=process``: encode every patch of the stores with a trained run, into the latents table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from microlatent import checkpoint, config
+from microlatent.data.normalise import Normaliser
+from microlatent.data.source import PatchSource
+from microlatent.data.split import Split
+from microlatent.device import choose_device
+from microlatent.files import atomic, write_pickle
+from microlatent.progress import track
+from microlatent.run import Rehearsal
+from microlatent.schemas import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
+    """Stream the stores through the encoder and write ``latents.h5ad``; memory does not grow with the number of patches."""
+    device = choose_device(settings.trainer.device)
+    source, model, born = prepare(settings, device)
+    rows = source.rows["all"]
+    started = time.perf_counter()
+    with atomic(out / "latents.h5ad") as temporary:
+        write_latents(temporary, source, rows, model, settings, device, born)
+    seconds = time.perf_counter() - started
+    if settings.task.reference_files:
+        _write_reference_files(out, source, rows)
+    tracker.artifact("latents", "latents", out / "latents.h5ad")
+    with h5py.File(out / "latents.h5ad") as file:
+        width = file["X"].shape[1]
+        changed = float(np.square(file["X"][: min(512, len(rows))] - file["obsm/after"][: min(512, len(rows))]).mean())
+    logger.info("%d patches -> %d latents each, task.norm=%s, normalisation %s", len(rows), width, settings.task.norm, source.normaliser.mode)
+    return {
+        "patches": len(rows),
+        "latents": width,
+        "mean_squared_quantisation_error": changed,
+        "patches_per_s": round(len(rows) / seconds, 1),
+    }
+
+
+def prepare(settings: Settings, device: torch.device) -> tuple[PatchSource, nn.Module, dict[str, Any]]:
+    """Load the model of the run and open the data as the model knows it: its channels by name, its statistics, its split.
+
+    Raises
+    ------
+    ValueError
+        A channel that the model was trained on is absent, or the patches have another size.
+    """
+    run, task = Path(settings.run), settings.task
+    path = run / "checkpoints" / f"{task.checkpoint}.ckpt" if task.checkpoint in ("best", "last") else Path(task.checkpoint)
+    saved = checkpoint.load(path, device)
+    born = saved["birth"]
+    trained = born["data"]
+    if settings.data.channels is None:
+        settings.data.channels = list(trained["channels"])
+    if settings.data.channels != trained["channels"]:
+        raise ValueError(
+            f"{path} was trained on channels {trained['channels']}, but data.channels asks for {settings.data.channels}. "
+            "Leave data.channels out: channels are matched by name."
+        )
+    source: PatchSource = config.choice("data", settings.data.name).load()(settings)
+    if source.patch_px != trained["patch_px"]:
+        raise ValueError(
+            f"{path} was trained on patches of {trained['patch_px']} px, but the stores have {source.patch_px} px. "
+            f"Assemble with task.patch_px={trained['patch_px']}."
+        )
+    source.normaliser = Normaliser(**trained["normaliser"])
+    source.normaliser.mode = task.normalise or source.normaliser.mode
+    known = {name: digest for name, digest in source.fingerprints.items() if trained["fingerprints"].get(name) not in (None, digest)}
+    if known:
+        logger.warning("%s changed since the run was trained: their patches are encoded as new data.", ", ".join(known))
+    split = Split.read(run / "split.csv", trained["split_by"])
+    if split.hash != trained["split_hash"]:
+        raise ValueError(f"{run / 'split.csv'} was changed after training: its hash is {split.hash}, the checkpoint says {trained['split_hash']}.")
+    source.use_split(split)
+    model_config = config.build("model", born["config"]["model"])
+    model = config.choice("model", model_config.name).load()(model_config, len(source.channels), source.patch_px).to(device)
+    checkpoint.load_state(model, saved["model"], path)
+    if settings.trainer.channels_last:
+        model.to(memory_format=torch.channels_last)
+    return source, model.eval(), born | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
+
+
+def write_latents(
+    path: Path, source: PatchSource, rows: np.ndarray, model: nn.Module, settings: Settings, device: torch.device, born: dict
+) -> None:
+    """Write the AnnData file block by block: ``X`` and ``obsm`` contiguous, ``obs`` the identity of every patch."""
+    from anndata import AnnData
+    from anndata.io import write_elem
+
+    task, names = settings.task, None
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.trainer.precision == "bf16")
+    AnnData(obs=_identity(source, rows), uns={"birth": json.dumps(born | {"process": config.plain(settings)}, default=str)}).write_h5ad(path)
+    with h5py.File(path, "a") as file:
+        if "X" in file:
+            del file["X"]
+        for start in track(range(0, len(rows), task.batch_size), "Encoding"):
+            here = rows[start : start + task.batch_size]
+            batch = source.batch(here, device, channels_last=settings.trainer.channels_last)
+            with autocast:
+                latents = model.encode(batch.x, task.norm)
+            if names is None:
+                names = list(latents)
+                for number, name in enumerate(names):
+                    shape = (len(rows), latents[name].shape[1])
+                    data = file.create_dataset("X" if number == 0 else f"obsm/{name}", shape, np.float32)
+                    data.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+            for number, name in enumerate(names):
+                data = file["X" if number == 0 else f"obsm/{name}"]
+                data[start : start + len(here)] = latents[name].float().cpu().numpy()
+        if "var" in file:
+            del file["var"]
+        var = pd.DataFrame(index=[f"{names[0]}_{number}" for number in range(file["X"].shape[1])])
+        write_elem(file, "var", var)
+
+
+def _identity(source: PatchSource, rows: np.ndarray) -> pd.DataFrame:
+    part = np.full(len(source), "", dtype=object)
+    for name in ("train", "val"):
+        part[source.rows[name]] = name
+    table = source.table.assign(part=part).iloc[rows]
+    cell = table["frame"].astype(str) + "_" + table["cell_id"].astype(str)
+    return table.set_index((table["well"] + "/" + table["site"] + "/" + cell).rename("patch"))
+
+
+def _write_reference_files(out: Path, source: PatchSource, rows: np.ndarray) -> None:
+    """Write ``<well>_latent_space.pkl`` and ``<well>_latent_space_after.pkl``: float32 (N, D) in the order of the store."""
+    with h5py.File(out / "latents.h5ad") as file:
+        wells = source.table["well"].to_numpy()[rows]
+        for well in pd.unique(wells):
+            here = np.flatnonzero(wells == well)
+            block = slice(here[0], here[-1] + 1)  # wells follow one another
+            write_pickle(file["X"][block], out / "reference" / f"{well}_latent_space.pkl")
+            write_pickle(file["obsm/after"][block], out / "reference" / f"{well}_latent_space_after.pkl")
+
+
+def rehearse(settings: Settings, out: Path) -> Rehearsal:
+    """Load the model, match the channels, encode one batch, and estimate the rest."""
+    import psutil
+
+    device = choose_device(settings.trainer.device)
+    source, model, _ = prepare(settings, device)
+    rows = source.rows["all"]
+    batch = source.batch(rows[: settings.task.batch_size], device)
+    model.encode(batch.x, settings.task.norm)
+    started = time.perf_counter()
+    width = sum(latent.shape[1] for latent in model.encode(batch.x, settings.task.norm).values())
+    seconds = (time.perf_counter() - started) / len(batch.x) * len(rows)
+    return Rehearsal(
+        reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores],
+        writes=[str(out / "latents.h5ad")],
+        memory_mb=psutil.Process().memory_info().rss / 1e6,
+        disk_mb=len(rows) * width * 4 / 1e6,
+        seconds=seconds,
+    )

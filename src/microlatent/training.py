@@ -1,0 +1,548 @@
+"""Fit a model: the loop, in the order set lr, load, step, evaluate, checkpoint, log, stop.
+
+``run`` brings data and model together; ``fit`` is the loop. A batch is ``trainer.batch_size`` patches over all processes. Every
+random draw is a function of the seed and of the position (epoch, step), or of a generator whose state is in the checkpoint, so
+a resumed run continues bit for bit on CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from microlatent import checkpoint, config, distributed, provenance, training_figures
+from microlatent.command import Interrupted
+from microlatent.data.batch import Batch
+from microlatent.data.source import PatchSource
+from microlatent.data.split import Split
+from microlatent.files import write_csv
+from microlatent.losses import Losses
+from microlatent.progress import track
+from microlatent.run import Rehearsal, RunFolder, find
+from microlatent.schemas import Settings, TrainerConfig
+
+logger = logging.getLogger(__name__)
+CHECK_EVERY = 20  # steps between looks at the device's flags where looking means waiting for it (GPU, other processes)
+
+
+@dataclass
+class Position:
+    """How far a run has come; all of it is in every checkpoint."""
+
+    epoch: int = 0  # epochs finished
+    batch: int = 0  # batches of the current epoch done
+    step: int = 0  # optimiser steps done
+    best: float = math.inf  # lowest validation loss
+    since_best: int = 0  # epochs
+    seconds: float = 0.0  # of the current epoch so far
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Objective(nn.Module):
+    """A model whose forward pass is its loss: what several processes and compilation wrap."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        """Return the model's loss terms."""
+        return self.model.loss(batch, step)
+
+
+class Sums:
+    """Loss terms and tallies added up over an epoch, on the device, over all processes."""
+
+    def __init__(self) -> None:
+        self.terms: Tensor | None = None
+        self.names: list[str] = []
+        self.tallies: dict[str, Tensor] = {}
+        self.patches = 0
+
+    def add(self, losses: Losses, num_local: int, num_global: int) -> Tensor:
+        """Add a batch's losses; return its terms as means over the global batch, in the order of ``names``."""
+        self.names = list(losses.terms)
+        batch = torch.stack([value.detach().double() for value in losses.terms.values()]) * (num_local / num_global)
+        batch = distributed.total(batch)
+        self.terms = batch * num_global if self.terms is None else self.terms + batch * num_global
+        for name, counts in losses.tallies.items():
+            counts = distributed.total(counts)
+            self.tallies[name] = counts if name not in self.tallies else self.tallies[name] + counts
+        self.patches += num_global
+        return batch
+
+    def means(self, prefix: str) -> dict[str, float]:
+        """Mean of every term over the patches so far."""
+        assert self.terms is not None
+        return {f"{prefix}_{name}": value for name, value in zip(self.names, (self.terms / self.patches).tolist(), strict=True)}
+
+
+class StopSignals:
+    """SIGTERM, SIGUSR1 and Ctrl-C ask for a stop; the loop obeys between two steps, when its state is whole."""
+
+    def __enter__(self) -> StopSignals:
+        self.asked = 0
+        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+        return self
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = number
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def agreed(self, batch: int) -> int:
+        """Return the signal to obey now, or 0; several processes look together, every few steps."""
+        if distributed.world_size() == 1:
+            return self.asked
+        if batch % CHECK_EVERY:
+            return 0
+        return int(distributed.total(torch.tensor([self.asked])).item() // max(1, distributed.world_size()) or self.asked)
+
+
+def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
+    """Open the data, build or restore the model, fit it, and leave the figures and the final numbers."""
+    trainer: TrainerConfig = settings.trainer
+    device = choose_device(trainer.device)
+    _seed(settings.seed)
+    saved = checkpoint.load(out / "checkpoints" / "last.ckpt") if settings.resume else None
+    source = open_data(settings, saved)
+    model = build_model(settings, source).to(device)
+    if settings.init_from:
+        path = Path(settings.init_from)
+        path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+        checkpoint.load_state(model, checkpoint.load_weights(path), f"init_from={settings.init_from}")
+    if device.type == "cuda" and trainer.resident and _fits(source, device):
+        source.make_resident(device)
+    if distributed.rank() == 0:
+        assert source.split is not None
+        source.split.write(out / "split.csv")
+    born = birth(settings, source)
+    if saved is None and distributed.rank() == 0:
+        RunFolder(out).describe(config.plain(settings), _typed(out), born)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    logger.info(
+        "%s: %d parameters; %d training and %d validation patches of %s",
+        settings.model.name,
+        parameters,
+        len(source.rows["train"]),
+        len(source.rows["val"]),
+        source.channels,
+    )
+    position = fit(settings, model, source, out, tracker, saved, born, device)
+    numbers = final_numbers(position, parameters)
+    if distributed.rank() == 0:
+        write_csv(pd.DataFrame(numbers.items(), columns=["metric", "value"]), out / "metrics.csv")
+        leave_figures(settings, model, source, out, tracker, device)
+        tracker.artifact("checkpoint", "model", out / "checkpoints" / "best.ckpt")
+    return numbers
+
+
+def fit(
+    settings: Settings,
+    model: nn.Module,
+    source: PatchSource,
+    out: Path,
+    tracker: Any,
+    saved: dict | None,
+    born: dict,
+    device: torch.device,
+) -> Position:
+    """Run the loop from the beginning or from a checkpoint to the last epoch; return where it ended."""
+    trainer, needs = settings.trainer, getattr(model, "needs", set())
+    batch_options = {"channels_last": trainer.channels_last, "relations": "relations" in needs, "masks": "mask" in needs}
+    model.to(memory_format=torch.channels_last if trainer.channels_last else torch.contiguous_format)
+    optimiser = make_optimiser(model, trainer)
+    position, sums = restore(saved, model, optimiser, device) if saved else (Position(), Sums())
+    objective: nn.Module = Objective(model)
+    if distributed.world_size() > 1:
+        objective = nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
+    if trainer.compile:
+        objective = torch.compile(objective)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=trainer.precision == "bf16")
+    train_batches = len(limited(source.plan("train", 0, trainer.batch_size, settings.seed), trainer))
+    recent: deque[np.ndarray] = deque(maxlen=CHECK_EVERY)
+
+    with StopSignals() as stop:
+        for epoch in range(position.epoch, trainer.epochs):
+            model.train()
+            started = time.perf_counter() - position.seconds
+            plan = limited(source.plan("train", epoch, trainer.batch_size, settings.seed), trainer)
+            for rows in track(plan[position.batch :], f"Epoch {epoch + 1}/{trainer.epochs}"):
+                # lr
+                lr = learning_rate(trainer, position.step, trainer.epochs * train_batches)
+                for group in optimiser.param_groups:
+                    group["lr"] = lr
+
+                # load and step
+                optimiser.zero_grad(set_to_none=True)
+                recent.append(rows)
+                pieces = np.array_split(rows, trainer.accumulate) if trainer.accumulate > 1 else [rows]
+                for number, piece in enumerate(pieces):
+                    seed = draw_seed(settings.seed, position.step, number) if source.augment else None
+                    batch = source.batch(piece, device, augment_seed=seed, **batch_options)
+                    with autocast:
+                        losses = objective(batch, position.step)
+                    share = len(batch.x) * distributed.world_size() / len(rows)  # processes are averaged: undo unequal parts
+                    (losses.terms["total"] * share).backward()
+                    terms = sums.add(losses, len(batch.x), len(piece))
+                    guard_finite(terms, sums.names, optimiser, position, recent, source, device)
+                if trainer.clip_norm:
+                    nn.utils.clip_grad_norm_(model.parameters(), trainer.clip_norm)
+                optimiser.step()
+                position.step += 1
+                position.batch += 1
+
+                # stop when asked
+                if number := stop.agreed(position.batch):
+                    position.seconds = time.perf_counter() - started
+                    save(out / "checkpoints" / "last.ckpt", settings, model, optimiser, position, sums, born)
+                    raise Interrupted(number)
+
+            # evaluate
+            row = {"epoch": epoch + 1, "step": position.step, "lr": lr, **sums.means("train")}
+            health, warnings = summarise(model, sums.tallies, training=True)
+            row |= {f"train_{name}": value for name, value in health.items()}
+            row |= evaluate(model, source, settings, device, autocast, batch_options)
+            seconds = time.perf_counter() - started
+            row |= {"seconds": round(seconds, 3), "patches_per_s": round(sums.patches / seconds, 1)}
+            score = row.get("val_total", row["train_total"])
+            if not math.isfinite(score):
+                raise ValueError(
+                    f"The validation loss of epoch {epoch + 1} is {score}. Lower trainer.lr or look at the validation patches."
+                )
+            position.since_best = 0 if score < position.best else position.since_best + 1
+            improved, position.best = score < position.best, min(score, position.best)
+            position.history.append(row)
+            position.epoch, position.batch, position.seconds, sums = epoch + 1, 0, 0.0, Sums()
+
+            # checkpoint, log
+            if distributed.rank() == 0:
+                folder = out / "checkpoints"
+                kept = [folder / "last.ckpt"] + [folder / "best.ckpt"] * improved
+                if trainer.checkpoint_every and position.epoch % trainer.checkpoint_every == 0:
+                    kept.append(folder / f"epoch{position.epoch:04d}.ckpt")
+                for path in kept:
+                    save(path, settings, model, optimiser, position, sums, born)
+                write_csv(pd.DataFrame(position.history), out / "history.csv")
+                tracker.log(row, step=position.step)
+                report(out, row, warnings)
+
+            # stop
+            if trainer.patience and position.since_best >= trainer.patience:
+                logger.info("No improvement for %d epochs: stopped after epoch %d.", trainer.patience, position.epoch)
+                break
+    return position
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, source: PatchSource, settings: Settings, device: torch.device, autocast: Any, options: dict[str, Any]
+) -> dict[str, float]:
+    """Mean loss terms over the validation part, in evaluation mode, without augmentation; empty if there is none."""
+    plan = limited(source.plan("val", 0, settings.trainer.batch_size, settings.seed), settings.trainer)
+    if not plan:
+        return {}
+    model.eval()
+    sums = Sums()
+    for rows in plan:
+        batch = source.batch(rows, device, **options)
+        with autocast:
+            sums.add(model.loss(batch, 0), len(batch.x), len(rows))
+    health, _ = summarise(model, sums.tallies, training=False)
+    return sums.means("val") | {f"val_{name}": value for name, value in health.items()}
+
+
+def summarise(model: nn.Module, tallies: dict[str, Tensor], *, training: bool) -> tuple[dict[str, float], list[str]]:
+    """Ask the model for its health (codes in use, active units) and for warnings, if it has any to give."""
+    return model.end_epoch(tallies, training) if hasattr(model, "end_epoch") else ({}, [])
+
+
+def learning_rate(trainer: TrainerConfig, step: int, num_steps: int) -> float:
+    """Return the rate of a step: linear warm-up, then constant or half a cosine down to zero at the last step."""
+    if step < trainer.warmup_steps:
+        return trainer.lr * (step + 1) / trainer.warmup_steps
+    if trainer.lr_schedule == "constant":
+        return trainer.lr
+    done = (step - trainer.warmup_steps) / max(1, num_steps - trainer.warmup_steps)
+    return trainer.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def guard_finite(
+    terms: Tensor,
+    names: list[str],
+    optimiser: torch.optim.Optimizer,
+    position: Position,
+    recent: deque,
+    source: PatchSource,
+    device: torch.device,
+) -> None:
+    """Stop before the optimiser takes a step on a non-finite loss.
+
+    On a GPU the fused optimiser skips the step by a flag that stays on the device; the flag is read every few steps, so that
+    no step waits for the device.
+    """
+    if device.type == "cuda":
+        finite = torch.isfinite(terms[0])
+        optimiser.found_inf = (~finite).float()
+        optimiser.lost = getattr(optimiser, "lost", 0) + optimiser.found_inf
+        if (position.step + 1) % CHECK_EVERY or not float(optimiser.lost):
+            return
+    elif torch.isfinite(terms[0]):
+        position.last_finite = terms
+        return
+    values = dict(zip(names, terms.tolist(), strict=True))
+    before = getattr(position, "last_finite", None)
+    last = "none was finite" if before is None else str(dict(zip(names, (round(v, 6) for v in before.tolist()), strict=True)))
+    rows = recent[-1] if device.type != "cuda" else np.concatenate(recent)
+    keys = source.table["key"].to_numpy()[rows[:3]].tolist()
+    raise ValueError(
+        f"The loss is not finite at step {position.step} (epoch {position.epoch + 1}): {values}. Last finite values: {last}. "
+        f"Rows of the batch: {rows[:8].tolist()}{' ...' if len(rows) > 8 else ''}, for example {keys}. No step was taken. "
+        "Lower trainer.lr, set trainer.clip_norm=1, or look at these patches."
+    )
+
+
+def make_optimiser(model: nn.Module, trainer: TrainerConfig) -> torch.optim.Optimizer:
+    """Adam, or AdamW with weight decay, in one fused kernel."""
+    kind = torch.optim.AdamW if trainer.weight_decay else torch.optim.Adam
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return kind(parameters, lr=trainer.lr, weight_decay=trainer.weight_decay, fused=True)
+
+
+def save(
+    path: Path, settings: Settings, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, sums: Sums, born: dict
+) -> None:
+    """Write a checkpoint: all that the loop needs to go on, and the birth certificate that inference reads."""
+    if distributed.rank() > 0:
+        return
+    content = {
+        "birth": born,
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "position": {key: value for key, value in vars(position).items() if key != "last_finite"},
+        "sums": {"terms": sums.terms, "names": sums.names, "tallies": sums.tallies, "patches": sums.patches},
+        "random": {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []},
+    }
+    checkpoint.save(path, content)
+
+
+def restore(saved: dict, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device) -> tuple[Position, Sums]:
+    """Put everything back as it was when the checkpoint was written."""
+    checkpoint.load_state(model, saved["model"], "last.ckpt")
+    optimiser.load_state_dict(saved["optimiser"])
+    torch.set_rng_state(saved["random"]["torch"].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state_all([state.cpu() for state in saved["random"]["cuda"]])
+    sums = Sums()
+    for name, value in saved["sums"].items():
+        setattr(sums, name, value)
+    return Position(**saved["position"]), sums
+
+
+def open_data(settings: Settings, saved: dict | None) -> PatchSource:
+    """Open the source with its split and statistics: drawn from the seed, or as the checkpoint says."""
+    source = config.choice("data", settings.data.name).load()(settings)
+    split = Split.draw(
+        settings.data.split_by, source.groups(settings.data.split_by)[source.rows["all"]], settings.data.val_share, settings.seed
+    )
+    source.use_split(split)
+    normaliser = source.fit_normaliser(settings.data.normalise)
+    if saved:
+        known = saved["birth"]["data"]
+        for what, now in (("fingerprints", source.fingerprints), ("split_hash", split.hash), ("channels", source.channels)):
+            if known[what] != now:
+                raise ValueError(
+                    f"The data changed since this run began: its {what.replace('_', ' ')} was {known[what]}, now it is {now}. "
+                    "Restore the stores it was trained on, or start a new run."
+                )
+        normaliser.mean, normaliser.std = known["normaliser"]["mean"], known["normaliser"]["std"]
+    return source
+
+
+def build_model(settings: Settings, source: PatchSource) -> nn.Module:
+    """Build the chosen model for the channels and the patch size of the data."""
+    return config.choice("model", settings.model.name).load()(settings.model, len(source.channels), source.patch_px)
+
+
+def birth(settings: Settings, source: PatchSource) -> dict[str, Any]:
+    """Collect the birth certificate of a run's checkpoints."""
+    assert source.split is not None
+    assert source.normaliser is not None
+    data = {
+        "fingerprints": source.fingerprints,
+        "channels": source.channels,
+        "patch_px": source.patch_px,
+        "normaliser": source.normaliser.state(),
+        "split_by": source.split.by,
+        "split_hash": source.split.hash,
+    }
+    return provenance.birth(config.plain(settings), data=data)
+
+
+def leave_figures(
+    settings: Settings, model: nn.Module, source: PatchSource, out: Path, tracker: Any, device: torch.device
+) -> None:
+    """Draw the learning curves, and held-out patches beside their reconstructions by the best checkpoint."""
+    tracker.image("history", training_figures.curves(pd.read_csv(out / "history.csv"), out / "figures" / "history.png"))
+    if not hasattr(model, "reconstruct"):
+        return
+    checkpoint.load_state(model, checkpoint.load(out / "checkpoints" / "best.ckpt", device)["model"], "best.ckpt")
+    model.eval()
+    rows = source.rows["val"] if len(source.rows["val"]) else source.rows["train"]
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, settings.trainer.num_reconstructions).astype(int))]
+    with torch.no_grad(), _alone():
+        x = source.batch(rows, device).x
+        x_hat = model.reconstruct(x)
+    path = training_figures.reconstructions(
+        x.cpu().numpy(),
+        x_hat.cpu().numpy(),
+        source.channels,
+        source.stores[0].patch_pixel_um,
+        out / "figures" / "reconstructions.png",
+    )
+    tracker.image("reconstructions", path)
+
+
+@contextlib.contextmanager
+def _alone() -> Any:
+    """Let the first process take a whole batch by itself."""
+    shard = distributed.shard
+    distributed.shard = lambda num: slice(0, num)
+    try:
+        yield
+    finally:
+        distributed.shard = shard
+
+
+def final_numbers(position: Position, parameters: int) -> dict[str, float]:
+    """Numbers that runs are compared by: the best epoch's, and cost."""
+    score = "val_total" if "val_total" in position.history[-1] else "train_total"
+    best = min(position.history, key=lambda row: row[score])
+    kept = {f"best_{key}": value for key, value in best.items() if key.startswith("val_")}
+    return {
+        "best_epoch": best["epoch"],
+        "epochs": position.epoch,
+        "best_val_total": best[score],
+        **kept,
+        "parameters": parameters,
+        "seconds": round(sum(row["seconds"] for row in position.history), 1),
+        "patches_per_s": best["patches_per_s"],
+    }
+
+
+def report(out: Path, row: dict[str, float], warnings: list[str]) -> None:
+    """Say the epoch in one line, and keep the status true."""
+    parts = [
+        f"{key} {value:.4g}" for key, value in row.items() if key in ("train_total", "val_total", "val_recon", "val_codes_used")
+    ]
+    logger.info("epoch %d: %s, %.0f patches/s", row["epoch"], ", ".join(parts), row["patches_per_s"])
+    for warning in warnings:
+        logger.warning("epoch %d: %s", row["epoch"], warning)
+    RunFolder(out).set("running", epoch=row["epoch"], step=row["step"])
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device, this process's own GPU among several.
+
+    Raises
+    ------
+    ValueError
+        A GPU was asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise ValueError(f"trainer.device={name}, but torch sees no GPU here. Use trainer=cpu, or look at nvidia-smi.")
+        if name == "cuda" and distributed.world_size() > 1:
+            name = f"cuda:{distributed.rank() % torch.cuda.device_count()}"
+        torch.cuda.set_device(name)
+    elif name != "cpu":
+        raise ValueError(f"trainer.device is {name!r}, but must be cpu, cuda, cuda:<index> or auto.")
+    return torch.device(name)
+
+
+def limited(plan: list[np.ndarray], trainer: TrainerConfig) -> list[np.ndarray]:
+    """Leave at most ``trainer.max_batches`` batches of an epoch."""
+    return plan[: trainer.max_batches] if trainer.max_batches else plan
+
+
+def draw_seed(seed: int, step: int, piece: int) -> int:
+    """Return a seed for the draws of one piece of one step."""
+    return int(np.random.SeedSequence([seed, 3, step, piece]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _fits(source: PatchSource, device: torch.device) -> bool:
+    needed = sum(store.images.nbytes for store in source.stores)
+    return needed < 0.6 * torch.cuda.mem_get_info(device)[0]
+
+
+def _typed(out: Path) -> list[str]:
+    import yaml
+
+    return yaml.safe_load((out / ".hydra" / "overrides.yaml").read_text()) or []
+
+
+def rehearse(settings: Settings, out: Path) -> Rehearsal:
+    """Open the data, read one batch per part, take one step on a throw-away model, and estimate the run."""
+    import psutil
+
+    trainer = settings.trainer
+    device = choose_device(trainer.device)
+    _seed(settings.seed)
+    if settings.resume:
+        find(settings.resume, settings.outputs, settings.name, "resume")
+    source = open_data(settings, None)
+    model = build_model(settings, source).to(device)
+    needs = getattr(model, "needs", set())
+    said = Rehearsal(reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores])
+    for part in ("train", "val"):
+        plan = limited(source.plan(part, 0, trainer.batch_size, settings.seed), trainer)
+        if not plan:
+            continue
+        batch = source.batch(plan[0], device, relations="relations" in needs, masks="mask" in needs)
+        said.notes.append(f"{part}: {len(source.rows[part])} patches, {len(plan)} batches; the first is {tuple(batch.x.shape)}")
+        if part == "train":
+            for repeat in range(2):  # the first pays for set-up
+                started = time.perf_counter()
+                model.loss(batch, 0).terms["total"].backward()
+                seconds = time.perf_counter() - started
+            said.seconds = seconds * len(plan) * trainer.epochs * 1.2
+    size = sum(p.numel() * p.element_size() for p in model.state_dict().values())
+    kept = 2 + (trainer.epochs // trainer.checkpoint_every if trainer.checkpoint_every else 0)
+    said.disk_mb = kept * 3 * size / 1e6 + 1
+    said.memory_mb = psutil.Process().memory_info().rss / 1e6
+    said.notes.append(
+        f"{settings.model.name}: {sum(p.numel() for p in model.parameters() if p.requires_grad)} parameters on {device}"
+    )
+    names = (
+        "config.yaml",
+        "provenance.json",
+        "status.json",
+        "split.csv",
+        "history.csv",
+        "metrics.csv",
+        "checkpoints/",
+        "figures/",
+    )
+    said.writes = [str(out / name) for name in names]
+    return said
