@@ -28,3 +28,48 @@ def golden_folder() -> Path:
 def data_folder() -> Path:
     """Real data sets."""
     return folder_or_skip("MICROLATENT_DATA", "../shared/data")
+
+
+@pytest.fixture(scope="session")
+def stores_folder(tmp_path_factory) -> Path:
+    """Two wells of twelve trajectories; read only."""
+    from tests.stores import write_store
+
+    folder = tmp_path_factory.mktemp("stores")
+    write_store(folder / "A1.h5", seed=1)
+    write_store(folder / "B2.h5", seed=2)
+    return folder
+
+
+@pytest.fixture
+def compose():
+    """Return a function from an entry point and overrides to checked settings, as the command line composes them."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from microlatent import config
+
+    def composed(entry: str, *overrides: str):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = hydra_compose(entry, list(overrides))
+        return config.settle(OmegaConf.to_container(cfg, resolve=True), entry)
+
+    return composed
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Return a function that runs one of the three commands as a user does, in an empty folder."""
+    import subprocess
+    import sys
+
+    def run(entry: str, *arguments: str, check: bool = True, launcher: tuple[str, ...] = (), **environment: str):
+        env = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "HOME": str(tmp_path / "home"), **environment}
+        line = [sys.executable, *launcher, str(ROOT / f"{entry}.py"), *arguments]
+        done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    run.folder = tmp_path
+    return run

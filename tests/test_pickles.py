@@ -17,10 +17,14 @@ from hypothesis.extra import numpy as arrays_of
 from microlatent.data import pickles
 
 
-def saved(folder: Path, value: object, protocol: int = 4) -> Path:
+def written(folder: Path, data: bytes) -> Path:
     path = folder / "value.pkl"
-    path.write_bytes(value if isinstance(value, bytes) else pickle.dumps(value, protocol=protocol))
+    path.write_bytes(data)
     return path
+
+
+def saved(folder: Path, value: object, protocol: int = 4) -> Path:
+    return written(folder, pickle.dumps(value, protocol=protocol))
 
 
 def same(a: object, b: object) -> bool:
@@ -102,10 +106,10 @@ def test_numbers_sets_and_ordered_dictionaries_come_back(tmp_path):
 
 def test_arrays_of_python_2_and_numpy_1_are_read(tmp_path):
     text = pickle.dumps(np.arange(3.0), 2).replace(b"numpy._core", b"numpy.core")
-    np.testing.assert_array_equal(pickles.load(saved(tmp_path, text)), np.arange(3.0))
+    np.testing.assert_array_equal(pickles.load(written(tmp_path, text)), np.arange(3.0))
     python2 = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'i8'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
     python2 += b"S'\\x05" + 7 * b"\\x00" + b"'\ntR."
-    assert pickles.load(saved(tmp_path, python2)) == 5
+    assert pickles.load(written(tmp_path, python2)) == 5
 
 
 class Call:
@@ -155,7 +159,7 @@ def hostile(mark: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("way", list(hostile(Path("mark"))))
 def test_no_program_runs(tmp_path, way):
     mark = tmp_path / "mark"
-    path = saved(tmp_path, hostile(mark)[way])
+    path = written(tmp_path, hostile(mark)[way])
     for read in (pickles.load, pickles.load_lazily):
         with pytest.raises(ValueError, match=r"value\.pkl"):
             read(path)
@@ -171,7 +175,7 @@ def test_the_hostile_examples_would_run_in_a_plain_unpickler(tmp_path):
 
 def test_the_refusal_names_what_was_asked_for(tmp_path):
     with pytest.raises(ValueError, match=r"posix\.system.*nothing in it was run"):
-        pickles.load(saved(tmp_path, pickle.dumps(Call(__import__("os").system, "true"))))
+        pickles.load(written(tmp_path, pickle.dumps(Call(__import__("os").system, "true"))))
 
 
 @settings(max_examples=400, deadline=None)
@@ -186,7 +190,7 @@ def test_the_refusal_names_what_was_asked_for(tmp_path):
     )
 )
 def test_random_bytes_give_data_or_a_value_error(tmp_path_factory, data):
-    path = saved(tmp_path_factory.getbasetemp(), data)
+    path = written(tmp_path_factory.getbasetemp(), data)
     try:
         value = pickles.load(path)
     except ValueError as error:
@@ -201,7 +205,7 @@ def test_a_flipped_byte_never_raises_anything_else(tmp_path_factory, position, b
     data = bytearray(pickle.dumps({"a": np.arange(5), "b": [np.float32(1), (2, "x")]}))
     data[int(position * (len(data) - 1))] = byte
     try:
-        pickles.load(saved(tmp_path_factory.getbasetemp(), bytes(data)))
+        pickles.load(written(tmp_path_factory.getbasetemp(), bytes(data)))
     except ValueError:
         pass
 
@@ -210,7 +214,7 @@ def test_a_flipped_byte_never_raises_anything_else(tmp_path_factory, position, b
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.9999])
 def test_a_file_cut_short_is_refused(tmp_path, protocol, share):
     whole = pickle.dumps([np.zeros((100, 200)), np.ones((100, 200))], protocol)
-    path = saved(tmp_path, whole[: int(share * len(whole))])
+    path = written(tmp_path, whole[: int(share * len(whole))])
     for read in (pickles.load, pickles.load_lazily):
         with pytest.raises(ValueError, match=r"value\.pkl.*(cut short|empty|damaged)"):
             read(path)
@@ -243,7 +247,7 @@ def test_nested_and_repeated_containers_end(tmp_path):
         bomb = [bomb, bomb]
     pickles.load(saved(tmp_path, bomb))
     with pytest.raises(ValueError, match="nested"):
-        pickles.load(saved(tmp_path, b"]" * 5000 + b"a" * 4999 + b"."))
+        pickles.load(written(tmp_path, b"]" * 5000 + b"a" * 4999 + b"."))
 
 
 def test_reference_files_equal_plain_unpickling(golden_folder):

@@ -1,0 +1,1 @@
+"""Compose, run, compare and reproduce representation-learning experiments on microscopy."""

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from microlatent import schemas
 from microlatent.schemas import MISSING, Settings
 
+CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("model", "data", "task", "trainer", "logger")
 
 
@@ -159,6 +161,20 @@ def settle(container: dict[str, Any], entry: str) -> Settings:
     return settings
 
 
+def check_origin(cfg: Any, entry: str) -> None:
+    """Refuse keys that say where a command starts from, where they exclude each other or mean nothing."""
+    given = [key for key in ("resume", "rerun", "init_from") if cfg[key]]
+    if given and entry != "train":
+        raise ValueError(f"{given[0]} belongs to train.py. For {entry}.py name the trained run: run={cfg[given[0]]}")
+    if entry == "train" and cfg.run:
+        raise ValueError(
+            f"run={cfg.run} has no effect in train.py. To continue a run: resume={cfg.run}; to start from its weights: "
+            f"init_from={cfg.run}."
+        )
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} exclude each other: give one of them.")
+
+
 def check_combination(settings: Settings, entry: str) -> None:
     """Refuse what makes sense in no command, before any data are read."""
     if entry == "train" and settings.model is None:
@@ -170,15 +186,8 @@ def check_combination(settings: Settings, entry: str) -> None:
             f"model={settings.model.name} has no effect in {entry}.py: the model comes from run=<folder of a training run>. "
             "Leave model out."
         )
-    if entry != "train" and (settings.resume or settings.rerun or settings.init_from):
-        key = next(key for key in ("resume", "rerun", "init_from") if getattr(settings, key))
-        raise ValueError(f"{key} belongs to train.py. For {entry}.py name the trained run: run={getattr(settings, key)}")
     if settings.seed < 0:
         raise ValueError(f"seed is {settings.seed}, but must be at least 0.")
-    if sum(map(bool, (settings.resume, settings.rerun, settings.init_from))) > 1:
-        raise ValueError(
-            "resume, rerun and init_from exclude each other: the first two continue or repeat a run with its own weights."
-        )
     trainer, task = settings.trainer, settings.task.name
     if entry == "train" and trainer.accumulate > trainer.batch_size:
         raise ValueError(
@@ -190,7 +199,7 @@ def check_combination(settings: Settings, entry: str) -> None:
 
 
 def plain(settings: Settings) -> dict[str, Any]:
-    """Settings as nested plain containers, as config.yaml and checkpoints hold them."""
+    """Return settings as nested plain containers, as config.yaml and checkpoints hold them."""
     from dataclasses import asdict
 
     return asdict(settings)
@@ -246,7 +255,7 @@ def explain(error: Exception, overrides: list[str]) -> str:
         )
     if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
         group, name = match.groups()
-        allowed = set(REGISTRY.get(group, {})) or set(re.findall(r"^\t(\S+)$", text, re.MULTILINE))
+        allowed = set(REGISTRY.get(group, {})) or {path.stem for path in (CONF / group).glob("*.yaml")}
         hint = " A choice of your own needs plugins=[your.module] on the same command line." if group in ("model", "data") else ""
         return f"{group}={name} does not exist. {nearest(name, allowed)}{hint}"
     return text + (f"\n{cause}" if cause and cause not in text else "")

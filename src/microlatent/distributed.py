@@ -52,6 +52,14 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
+def largest(value: int) -> int:
+    """Return the largest of the processes' values."""
+    box = torch.tensor(value, device="cuda" if dist.is_initialized() and dist.get_backend() == "nccl" else "cpu")
+    if world_size() > 1:
+        dist.all_reduce(box, op=dist.ReduceOp.MAX)
+    return int(box)
+
+
 def shard(num: int) -> slice:
     """Return this process's contiguous part of ``num`` rows; parts differ by one row at most."""
     return slice(num * rank() // world_size(), num * (rank() + 1) // world_size())

@@ -12,6 +12,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -127,11 +129,13 @@ def scale_bar(
     scale, unit = (pixel_um, UNITS["um"]) if pixel_um else (1.0, "px")
     length = length_um or round_below(share * width * scale)
     end, y = max(left, right) - 0.05 * width, bottom + 0.07 * height
-    edge = [withStroke(linewidth=2.6, foreground="black" if colour == "white" else "white", alpha=0.6)]  # seen on any ground
+    ground = "black" if colour == "white" else "white"
+    edge = [withStroke(linewidth=2.4, foreground=ground, alpha=0.7)]  # seen on any image
     ax.plot([end - length / scale, end], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt", path_effects=edge)
     if label:
         name = f"{length:g} {unit}"
-        text = ax.text(end, y + 0.03 * height, name, color=colour, ha="right", va="bottom", fontsize=6, path_effects=edge)
+        text = ax.text(end, y + 0.03 * height, name, color=colour, ha="right", va="bottom", fontsize=6)
+        text.set_path_effects([withStroke(linewidth=1.2, foreground=ground, alpha=0.7)])
         text.set_in_layout(False)  # a long label must not push images apart
 
 
@@ -166,8 +170,8 @@ def colour_points(ax: Axes, x: Any, y: Any, values: Any, name: str, seed: int = 
     x, y, values = np.asarray(x), np.asarray(y), np.asarray(values)
     order = np.random.default_rng(seed).permutation(len(x))
     look = {
-        "s": float(np.clip(5000 / max(1, len(x)), 1.0, 9.0)),
-        "alpha": 0.9 if len(x) < 2000 else 0.6,
+        "s": float(np.clip(9000 / max(1, len(x)), 1.0, 9.0)),
+        "alpha": 0.9 if len(x) < 2000 else 0.75,
         "linewidths": 0,
         "rasterized": True,
     }
@@ -176,12 +180,12 @@ def colour_points(ax: Axes, x: Any, y: Any, values: Any, name: str, seed: int = 
         missing, order = order[~known[order]], order[known[order]]
         ax.scatter(x[missing], y[missing], c=GREY, **look)
         vmin, vmax = limits(values[order])
-        points = ax.scatter(x[order], y[order], c=values[order], cmap=CONTINUOUS, vmin=vmin, vmax=vmax, **look)
+        colours = ScalarMappable(Normalize(vmin, vmax), CONTINUOUS)
+        ax.scatter(x[order], y[order], c=colours.to_rgba(values[order]), **look)
         if legend:
             outside = values[order].min(initial=vmin) < vmin, values[order].max(initial=vmax) > vmax
             extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[outside]
-            bar = ax.figure.colorbar(points, ax=ax, label=axis_label(name), extend=extend, aspect=25, pad=0.02)
-            bar.solids.set_alpha(1)
+            bar = ax.figure.colorbar(colours, ax=ax, label=axis_label(name), extend=extend, aspect=25, pad=0.02)
             bar.outline.set_linewidth(0.4)
         return
     groups, code, counts = np.unique(values.astype(str), return_inverse=True, return_counts=True)

@@ -44,17 +44,17 @@ class VQVAEConfig:
     name: str = MISSING
     num_hiddens: int = 16  # feature maps at the latent grid; the code's width
     num_residual_hiddens: int = 32  # feature maps inside a residual layer
-    num_residual_layers: int = 2
+    num_residual_layers: int = 2  # in the encoder's residual block
     num_codes: int = 64  # entries of the codebook
     commitment_weight: float = 0.25  # beta of van den Oord et al. 2017, eq. 3
-    weight_recon: float = 1.0
-    weight_commitment: float = 1.0
-    weight_matching: float = 0.005
+    weight_recon: float = 1.0  # of the mean squared error, in total
+    weight_commitment: float = 1.0  # of the quantiser's loss
+    weight_matching: float = 0.005  # of the matching loss over pairs of patches
     matching: str = "mean"  # mean (current generation: hinge, mean over pairs), sum (paper generation), none
     matching_adjacent: float = 1.1  # weight of pairs in adjacent frames (code 2) and of a patch with itself
     matching_track: float = 0.1  # weight of other pairs of a track (code 1)
     matching_unrelated: float = -0.5  # weight of unrelated pairs (code 0); mean generation only
-    matching_margin: float = 0.5
+    matching_margin: float = 0.5  # mean generation: unrelated pairs further apart cost nothing
     channel_var: list[float] | None = None  # divides the squared error per channel; default 1 for each
     masked_loss: bool = False  # weight of pixels outside the cell's enlarged mask: 0.25
     revive_dead_codes: bool = False  # replace codes unused for an epoch by encoder outputs
@@ -125,7 +125,7 @@ class PatchConfig:
     images: str = "images/{well}-{site}_t{frame}.tif"
     masks: str = "masks/{well}-{site}_t{frame}.tif"  # instance masks: 0 is background, each other value a cell
     mask_frame_offset: int | None = None  # image frame minus mask frame, where their numbers do not begin alike
-    out: str | None = None  # folder of the patches; default outputs/patches/wells-<name of data.root>
+    out: str | None = None  # folder of the patches; default outputs/patches/<name of data.root>
     well: str = "A1"  # where the path does not say
     site: str = "Site_0"  # where the path does not say
     tracks: str = "auto"  # auto, ids (mask values are track ids), link (assignment tracker), or a CSV file
@@ -179,7 +179,7 @@ class ProcessConfig:
     checkpoint: str = "best"  # best, last, or a file
     norm: str = "eval"  # eval (running statistics) or instance (each patch's own, as the reference in effect did)
     normalise: str | None = None  # default: as in training; or dataset, patch, none
-    batch_size: int = 256
+    batch_size: int = 256  # patches encoded at a time
     reference_files: bool = False  # also <well>_latent_space.pkl and <well>_latent_space_after.pkl
 
     def __post_init__(self) -> None:
@@ -202,7 +202,7 @@ class MatchConfig:
     def __post_init__(self) -> None:
         within("task.min_found", self.min_found, 0.0, 1.0)
         if self.min_found == 1:
-            raise ValueError("task.min_found is 1, but more than this share must be found, which nothing is. Try task.min_found=0.999.")
+            raise ValueError("task.min_found is 1, but more than this share must be found, so it must be below 1. Try 0.999.")
         at_least("task.num_examples", self.num_examples, 1)
 
 
@@ -214,15 +214,15 @@ class EmbedConfig:
     latents: str | None = None  # default: the run's process/latents.h5ad; or the reference's <well>_latent_space.pkl
     pca: str | None = None  # pca.npz of an earlier embed, applied instead of fitting one
     components: float = 0.5  # below 1: explained share of variance; else number of components
-    umap: bool = True
-    umap_neighbours: int = 15
-    umap_min_dist: float = 0.1
+    umap: bool = True  # also UMAP of the principal components
+    umap_neighbours: int = 15  # larger shows coarser structure
+    umap_min_dist: float = 0.1  # smaller packs alike patches closer
     colour_by: list[str] = field(default_factory=list)  # columns of the table; default: well, frame, and the probes
     probes: list[str] = field(default_factory=list)  # numeric columns read out linearly; default: the planted true_* columns
     probe_components: int = 16  # width to which latents and pixels are both reduced
     num_exemplars: int = 8  # patches per quantile
-    quantiles: int = 5
-    max_components_shown: int = 4
+    quantiles: int = 5  # groups of patches along a component
+    max_components_shown: int = 4  # in the exemplars figure
 
     def __post_init__(self) -> None:
         at_least("task.components", self.components, 0, strictly=True)
@@ -249,17 +249,17 @@ class TrainerConfig:
     device: str = "cpu"  # cpu, cuda, cuda:<index>, auto
     threads: int | None = None  # CPU threads; default: the cores this process may use
     allocator: bool = True  # keep large temporaries mapped (Linux, glibc); see microlatent/allocator.py
-    epochs: int = 50
+    epochs: int = 50  # passes over the training patches; 0 keeps the weights of init_from as a run
     batch_size: int = 64  # patches per optimiser step, over all processes
     accumulate: int = 1  # pieces a batch is cut into to save memory
-    lr: float = 1e-3
+    lr: float = 1e-3  # learning rate of Adam
     lr_schedule: str = "constant"  # constant or cosine (to zero at the last epoch)
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
+    warmup_steps: int = 0  # the learning rate rises linearly over these
+    weight_decay: float = 0.0  # above 0: AdamW
     clip_norm: float | None = None  # gradients' total norm
     precision: str = "fp32"  # fp32 or bf16 (autocast)
-    channels_last: bool = True
-    compile: bool = False
+    channels_last: bool = True  # memory layout; several times faster convolutions on CPU
+    compile: bool = False  # torch.compile: half a minute at start, worth it on a GPU or for long runs
     resident: bool = True  # keep the store in device memory where it fits (GPU)
     patience: int | None = None  # stop after this many epochs without improvement of the validation loss
     checkpoint_every: int | None = None  # epochs between kept checkpoints; best and last are always kept
@@ -269,7 +269,8 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         one_of("trainer.precision", self.precision, ("fp32", "bf16"))
         one_of("trainer.lr_schedule", self.lr_schedule, ("constant", "cosine"))
-        for key in ("epochs", "batch_size", "accumulate"):
+        at_least("trainer.epochs", self.epochs, 0)
+        for key in ("batch_size", "accumulate"):
             at_least(f"trainer.{key}", getattr(self, key), 1)
         at_least("trainer.lr", self.lr, 0, strictly=True)
         for key in ("threads", "patience", "checkpoint_every", "max_batches"):
@@ -288,8 +289,8 @@ class LoggerConfig:
 
     name: str = MISSING  # wandb or csv
     mode: str = "offline"  # offline or online
-    project: str = "microlatent"
-    entity: str | None = None
+    project: str = "microlatent"  # of W&B
+    entity: str | None = None  # user or team of W&B
     group: str | None = None  # default: the sweep's or the experiment's name
     tags: list[str] = field(default_factory=list)  # added to the choices of the groups
     timeout_s: float = 15.0  # online: seconds until it falls back to offline
@@ -307,14 +308,14 @@ class Settings:
     """One composed command. Each group holds an instance of one of the dataclasses above or of a plugin's."""
 
     name: str | None = None  # the experiment's folder under outputs/; default: <data>-<model or task>
-    seed: int = 0
+    seed: int = 0  # of the split, the weights, the order and the augmentation
     run: str | None = None  # a trained run to use: its folder, latest, best
     resume: str | None = None  # continue an interrupted training run: its folder or latest
     rerun: str | None = None  # repeat a run from its folder alone
     init_from: str | None = None  # weights alone: a checkpoint or the reference's model.pt
     check: bool = False  # rehearse: open everything, write nothing
     plugins: list[str] = field(default_factory=list)  # modules that register models or data of your own
-    outputs: str = "outputs"
+    outputs: str = "outputs"  # folder of all runs and stores
     model: Any = None
     data: Any = None
     task: Any = None

@@ -7,13 +7,10 @@ a resumed run continues bit for bit on CPU.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import signal
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from microlatent import checkpoint, config, distributed, provenance, training_figures
-from microlatent.command import Interrupted
 from microlatent.data.batch import Batch
 from microlatent.data.source import PatchSource
 from microlatent.data.split import Split
+from microlatent.device import choose_device
 from microlatent.files import write_csv
 from microlatent.losses import Losses
 from microlatent.progress import track
 from microlatent.run import Rehearsal, RunFolder, find
 from microlatent.schemas import Settings, TrainerConfig
+from microlatent.signals import Interrupted, StopSignals
+from microlatent.training_state import Position, Sums, restore, save
 
 logger = logging.getLogger(__name__)
-CHECK_EVERY = 20  # steps between looks at the device's flags where looking means waiting for it (GPU, other processes)
-
-
-@dataclass
-class Position:
-    """How far a run has come; all of it is in every checkpoint."""
-
-    epoch: int = 0  # epochs finished
-    batch: int = 0  # batches of the current epoch done
-    step: int = 0  # optimiser steps done
-    best: float = math.inf  # lowest validation loss
-    since_best: int = 0  # epochs
-    seconds: float = 0.0  # of the current epoch so far
-    history: list[dict[str, float]] = field(default_factory=list)
+CHECK_EVERY = 20  # steps between looks at a GPU's flags: looking means waiting for it
 
 
 class Objective(nn.Module):
@@ -60,57 +46,6 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, step: int) -> Losses:
         """Return the model's loss terms."""
         return self.model.loss(batch, step)
-
-
-class Sums:
-    """Loss terms and tallies added up over an epoch, on the device, over all processes."""
-
-    def __init__(self) -> None:
-        self.terms: Tensor | None = None
-        self.names: list[str] = []
-        self.tallies: dict[str, Tensor] = {}
-        self.patches = 0
-
-    def add(self, losses: Losses, num_local: int, num_global: int) -> Tensor:
-        """Add a batch's losses; return its terms as means over the global batch, in the order of ``names``."""
-        self.names = list(losses.terms)
-        batch = torch.stack([value.detach().double() for value in losses.terms.values()]) * (num_local / num_global)
-        batch = distributed.total(batch)
-        self.terms = batch * num_global if self.terms is None else self.terms + batch * num_global
-        for name, counts in losses.tallies.items():
-            counts = distributed.total(counts)
-            self.tallies[name] = counts if name not in self.tallies else self.tallies[name] + counts
-        self.patches += num_global
-        return batch
-
-    def means(self, prefix: str) -> dict[str, float]:
-        """Mean of every term over the patches so far."""
-        assert self.terms is not None
-        return {f"{prefix}_{name}": value for name, value in zip(self.names, (self.terms / self.patches).tolist(), strict=True)}
-
-
-class StopSignals:
-    """SIGTERM, SIGUSR1 and Ctrl-C ask for a stop; the loop obeys between two steps, when its state is whole."""
-
-    def __enter__(self) -> StopSignals:
-        self.asked = 0
-        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
-        return self
-
-    def _ask(self, number: int, frame: Any) -> None:
-        self.asked = number
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def agreed(self, batch: int) -> int:
-        """Return the signal to obey now, or 0; several processes look together, every few steps."""
-        if distributed.world_size() == 1:
-            return self.asked
-        if batch % CHECK_EVERY:
-            return 0
-        return int(distributed.total(torch.tensor([self.asked])).item() // max(1, distributed.world_size()) or self.asked)
 
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
@@ -176,6 +111,13 @@ def fit(
     train_batches = len(limited(source.plan("train", 0, trainer.batch_size, settings.seed), trainer))
     recent: deque[np.ndarray] = deque(maxlen=CHECK_EVERY)
 
+    if trainer.epochs == 0:  # a run of given weights, so that all that stands on runs works with them
+        position.history.append({"epoch": 0, "step": 0, **evaluate(model, source, settings, device, autocast, batch_options)})
+        for name in ("last", "best"):
+            save(out / "checkpoints" / f"{name}.ckpt", model, optimiser, position, sums, born)
+        write_csv(pd.DataFrame(position.history), out / "history.csv")
+        return position
+
     with StopSignals() as stop:
         for epoch in range(position.epoch, trainer.epochs):
             model.train()
@@ -207,9 +149,9 @@ def fit(
                 position.batch += 1
 
                 # stop when asked
-                if number := stop.agreed(position.batch):
+                if number := stop.obey(position.batch):
                     position.seconds = time.perf_counter() - started
-                    save(out / "checkpoints" / "last.ckpt", settings, model, optimiser, position, sums, born)
+                    save(out / "checkpoints" / "last.ckpt", model, optimiser, position, sums, born)
                     raise Interrupted(number)
 
             # evaluate
@@ -236,7 +178,7 @@ def fit(
                 if trainer.checkpoint_every and position.epoch % trainer.checkpoint_every == 0:
                     kept.append(folder / f"epoch{position.epoch:04d}.ckpt")
                 for path in kept:
-                    save(path, settings, model, optimiser, position, sums, born)
+                    save(path, model, optimiser, position, sums, born)
                 write_csv(pd.DataFrame(position.history), out / "history.csv")
                 tracker.log(row, step=position.step)
                 report(out, row, warnings)
@@ -323,36 +265,6 @@ def make_optimiser(model: nn.Module, trainer: TrainerConfig) -> torch.optim.Opti
     return kind(parameters, lr=trainer.lr, weight_decay=trainer.weight_decay, fused=True)
 
 
-def save(
-    path: Path, settings: Settings, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, sums: Sums, born: dict
-) -> None:
-    """Write a checkpoint: all that the loop needs to go on, and the birth certificate that inference reads."""
-    if distributed.rank() > 0:
-        return
-    content = {
-        "birth": born,
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "position": {key: value for key, value in vars(position).items() if key != "last_finite"},
-        "sums": {"terms": sums.terms, "names": sums.names, "tallies": sums.tallies, "patches": sums.patches},
-        "random": {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []},
-    }
-    checkpoint.save(path, content)
-
-
-def restore(saved: dict, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device) -> tuple[Position, Sums]:
-    """Put everything back as it was when the checkpoint was written."""
-    checkpoint.load_state(model, saved["model"], "last.ckpt")
-    optimiser.load_state_dict(saved["optimiser"])
-    torch.set_rng_state(saved["random"]["torch"].cpu())
-    if device.type == "cuda":
-        torch.cuda.set_rng_state_all([state.cpu() for state in saved["random"]["cuda"]])
-    sums = Sums()
-    for name, value in saved["sums"].items():
-        setattr(sums, name, value)
-    return Position(**saved["position"]), sums
-
-
 def open_data(settings: Settings, saved: dict | None) -> PatchSource:
     """Open the source with its split and statistics: drawn from the seed, or as the checkpoint says."""
     source = config.choice("data", settings.data.name).load()(settings)
@@ -404,8 +316,8 @@ def leave_figures(
     model.eval()
     rows = source.rows["val"] if len(source.rows["val"]) else source.rows["train"]
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, settings.trainer.num_reconstructions).astype(int))]
-    with torch.no_grad(), _alone():
-        x = source.batch(rows, device).x
+    with torch.no_grad():
+        x = source.batch(rows, device, alone=True).x
         x_hat = model.reconstruct(x)
     path = training_figures.reconstructions(
         x.cpu().numpy(),
@@ -417,31 +329,12 @@ def leave_figures(
     tracker.image("reconstructions", path)
 
 
-@contextlib.contextmanager
-def _alone() -> Any:
-    """Let the first process take a whole batch by itself."""
-    shard = distributed.shard
-    distributed.shard = lambda num: slice(0, num)
-    try:
-        yield
-    finally:
-        distributed.shard = shard
-
-
 def final_numbers(position: Position, parameters: int) -> dict[str, float]:
     """Numbers that runs are compared by: the best epoch's, and cost."""
-    score = "val_total" if "val_total" in position.history[-1] else "train_total"
-    best = min(position.history, key=lambda row: row[score])
-    kept = {f"best_{key}": value for key, value in best.items() if key.startswith("val_")}
-    return {
-        "best_epoch": best["epoch"],
-        "epochs": position.epoch,
-        "best_val_total": best[score],
-        **kept,
-        "parameters": parameters,
-        "seconds": round(sum(row["seconds"] for row in position.history), 1),
-        "patches_per_s": best["patches_per_s"],
-    }
+    best = min(position.history, key=lambda row: row.get("val_total", row.get("train_total", 0.0)))
+    kept = {f"best_{key}": value for key, value in best.items() if key.startswith(("val_", "train_"))}
+    seconds = round(sum(row.get("seconds", 0.0) for row in position.history), 1)
+    return {"best_epoch": best["epoch"], "epochs": position.epoch, **kept, "parameters": parameters, "seconds": seconds}
 
 
 def report(out: Path, row: dict[str, float], warnings: list[str]) -> None:
@@ -453,27 +346,6 @@ def report(out: Path, row: dict[str, float], warnings: list[str]) -> None:
     for warning in warnings:
         logger.warning("epoch %d: %s", row["epoch"], warning)
     RunFolder(out).set("running", epoch=row["epoch"], step=row["step"])
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device, this process's own GPU among several.
-
-    Raises
-    ------
-    ValueError
-        A GPU was asked for and there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise ValueError(f"trainer.device={name}, but torch sees no GPU here. Use trainer=cpu, or look at nvidia-smi.")
-        if name == "cuda" and distributed.world_size() > 1:
-            name = f"cuda:{distributed.rank() % torch.cuda.device_count()}"
-        torch.cuda.set_device(name)
-    elif name != "cpu":
-        raise ValueError(f"trainer.device is {name!r}, but must be cpu, cuda, cuda:<index> or auto.")
-    return torch.device(name)
 
 
 def limited(plan: list[np.ndarray], trainer: TrainerConfig) -> list[np.ndarray]:
@@ -522,7 +394,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         batch = source.batch(plan[0], device, relations="relations" in needs, masks="mask" in needs)
         said.notes.append(f"{part}: {len(source.rows[part])} patches, {len(plan)} batches; the first is {tuple(batch.x.shape)}")
         if part == "train":
-            for repeat in range(2):  # the first pays for set-up
+            for _ in range(2):  # the first pays for set-up
                 started = time.perf_counter()
                 model.loss(batch, 0).terms["total"].backward()
                 seconds = time.perf_counter() - started

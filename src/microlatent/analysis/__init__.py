@@ -1,0 +1,1 @@
+"""Pure functions on arrays and tables: what the tasks compute."""

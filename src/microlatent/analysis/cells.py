@@ -19,6 +19,7 @@ class Cells(NamedTuple):
     y_px: np.ndarray  # (n,) float64, mean row of the cell's pixels
     x_px: np.ndarray  # (n,) float64, mean column
     area_px: np.ndarray  # (n,) int64, number of pixels
+    reach_px: np.ndarray  # (n,) int64, rows or columns from the window's centre to the cell's farthest pixel
 
 
 class Patches(NamedTuple):
@@ -35,8 +36,11 @@ def find_cells(labels: np.ndarray, min_area_px: int = 1) -> Cells:
     rows, columns = np.nonzero(labels)
     values, inverse, area = np.unique(labels[rows, columns], return_inverse=True, return_counts=True)
     y, x = (np.bincount(inverse, weights=position, minlength=len(values)) / area for position in (rows, columns))
+    far = np.maximum(np.abs(rows - y.astype(np.int64)[inverse]), np.abs(columns - x.astype(np.int64)[inverse]))
+    reach = np.zeros(len(values), np.int64)
+    np.maximum.at(reach, inverse, far)
     keep = area >= min_area_px
-    return Cells(values[keep].astype(np.int64), y[keep], x[keep], area[keep])
+    return Cells(values[keep].astype(np.int64), y[keep], x[keep], area[keep], reach[keep])
 
 
 def window_corners(cells: Cells, window_px: int) -> np.ndarray:

@@ -114,48 +114,63 @@ def share_of_lasting_ids(cells: pd.DataFrame) -> float:
     return kept / total if total else 0.0
 
 
-def tracks_from_table(table: pd.DataFrame, cells: pd.DataFrame, max_offset_px: float = 10.0, min_track_frames: int = 1):
+def tracks_from_table(
+    table: pd.DataFrame,
+    cells: pd.DataFrame,
+    pixel_um: float | None = None,
+    max_offset_px: float = 10.0,
+    min_track_frames: int = 1,
+) -> pd.DataFrame:
     """Return tracks as another program wrote them, joined to our cells.
 
     Parameters
     ----------
     table
-        Columns trajectory, particle or track_id; frame; and cell_id, or else y and x (y_px and x_px) in pixels: then each
-        row means the nearest cell within ``max_offset_px``.
+        Columns trajectory, particle or track_id; frame; and cell_id, or positions: y and x (or y_px, x_px) in pixels, or y_um
+        and x_um. With positions, each row means the nearest cell within ``max_offset_px``.
+    pixel_um
+        Needed for y_um and x_um.
 
     Raises
     ------
     ValueError
-        If a column is missing or no row meets a cell.
+        If a column is missing, or fewer than half of the rows in the cells' frames meet a cell.
     """
     table = table.rename(columns={"particle": "trajectory", "track_id": "trajectory", "y": "y_px", "x": "x_px"})
-    table = table.loc[:, ~table.columns.duplicated()]
+    if {"y_um", "x_um"} <= set(table.columns) and pixel_um:
+        table = table.assign(y_px=table["y_um"] / pixel_um, x_px=table["x_um"] / pixel_um)
     has_position = {"y_px", "x_px"} <= set(table.columns)
     if not {"trajectory", "frame"} <= set(table.columns) or not ("cell_id" in table or has_position):
         raise ValueError(
-            f"The table of tracks has the columns {list(table.columns)}, but needs trajectory (or particle, track_id), frame, "
-            f"and cell_id or y and x. Rename its columns."
+            f"The table of tracks has the columns {', '.join(table.columns)}, but needs trajectory (or particle, track_id), "
+            f"frame, and cell_id or y and x in pixels or y_um and x_um (with data.pixel_um). Rename its columns."
         )
+    table = table[table["frame"].isin(cells["frame"])]
     if "cell_id" in table:
         found = table[["trajectory", "frame", "cell_id"]].merge(cells, on=["frame", "cell_id"])
     else:
-        parts = []
-        for frame, rows in table.groupby("frame"):
-            there = cells[cells["frame"] == frame]
-            if len(there):
-                distance, nearest = cKDTree(there[["y_px", "x_px"]]).query(rows[["y_px", "x_px"]])
-                part = there.iloc[nearest].assign(trajectory=rows["trajectory"].to_numpy(), distance=distance)
-                part = part[part["distance"] <= max_offset_px].sort_values("distance")
-                parts.append(part.drop_duplicates("cell_id").drop_duplicates("trajectory"))
-        found = pd.concat(parts) if parts else cells.iloc[:0].assign(trajectory=0)
-    if found.empty:
+        found = _nearest_cells(table, cells, max_offset_px)
+    if len(found) < 0.5 * len(table) or found.empty:
+        how = "values of the masks" if "cell_id" in table else f"a cell's centre within {max_offset_px:g} px"
         raise ValueError(
-            f"None of the {len(table)} rows of the table of tracks meets one of the {len(cells)} cells. Its frames run from "
-            f"{table['frame'].min()} to {table['frame'].max()}, the cells' from {cells['frame'].min()} to "
-            f"{cells['frame'].max()}; positions must be in pixels. Check both."
+            f"Only {len(found)} of the {len(table)} rows of the table of tracks in the cells' frames ({cells['frame'].min()} to "
+            f"{cells['frame'].max()}) meet {how}. Positions may be in um (name the columns y_um and x_um and set data.pixel_um), "
+            f"or frames counted from another number (task.mask_frame_offset)."
         )
     found = found[found.groupby("trajectory")["frame"].transform("size") >= min_track_frames]
     return _numbered(found)
+
+
+def _nearest_cells(table: pd.DataFrame, cells: pd.DataFrame, max_offset_px: float) -> pd.DataFrame:
+    """Return for each row of the table the cell that it means; a cell is meant once."""
+    parts = [cells.iloc[:0].assign(trajectory=0, distance=0.0)]
+    for frame, rows in table.groupby("frame"):
+        there = cells[cells["frame"] == frame]
+        distance, nearest = cKDTree(there[["y_px", "x_px"]]).query(rows[["y_px", "x_px"]])
+        part = there.iloc[nearest].assign(trajectory=rows["trajectory"].to_numpy(), distance=distance)
+        part = part[part["distance"] <= max_offset_px].sort_values("distance")
+        parts.append(part.drop_duplicates("cell_id").drop_duplicates("trajectory"))
+    return pd.concat([part for part in parts if len(part)] or parts)
 
 
 def score_links(found: pd.DataFrame, true: pd.DataFrame) -> tuple[float, float]:

@@ -160,3 +160,12 @@ def ridge_path(z: NDArray, y: NDArray) -> NDArray:
     projected = vectors.T @ (z.T @ y)
     shrunk = projected[None] / (np.maximum(values, 0)[None, :, None] + ALPHAS[:, None, None] * len(z))
     return vectors @ shrunk
+
+
+def holm(p: NDArray) -> NDArray:
+    """Return p-values corrected for the number of properties probed (Holm 1979)."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    result = np.empty(len(p))
+    result[order] = np.minimum(stepped, 1)
+    return result

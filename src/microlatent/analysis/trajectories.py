@@ -126,7 +126,7 @@ def compare(pairs: Steps, num_bootstrap: int = 1000, seed: int = 0) -> Compariso
             return np.nan, np.nan, np.nan
         cumulated = np.concatenate([[0.0], np.cumsum(weight_step)])
         shorter = weight_random @ (cumulated[below] + cumulated[upto]) / 2 / (total_step * total_random)
-        return weighted_median(step_sorted, weight_step), weighted_median(random_sorted, weight_random), shorter
+        return weighted_median(step_sorted, weight_step), weighted_median(random_sorted, weight_random), float(shorter)
 
     if not len(step):
         return Comparison(*[np.nan] * 8, num_tracks=0, num_steps=0)
@@ -206,7 +206,7 @@ def motion(
                 f"duration_{time}{'' if frame_min else 's'}": duration,
                 f"path_{length}": path if len(rows) > 1 else np.nan,
                 f"net_displacement_{length}": net if len(rows) > 1 else np.nan,
-                "straightness": net / path if path > 0 else np.nan,
+                "straightness": min(net / path, 1.0) if path > 0 else np.nan,
                 f"mean_speed_{length}_per_{time}": path / duration if duration > 0 else np.nan,
                 "latent_step_median": float(np.median(change)) if len(change) else np.nan,
             }

@@ -1,0 +1,1 @@
+"""What models are trained on: raw files, stores, normalisation, splits, batches."""

@@ -154,7 +154,7 @@ def _npy(path: Path) -> ImageFile:
 
 
 def _picture(path: Path) -> ImageFile:
-    with Image.open(path) as picture:
+    with Image.open(path, formats=["PNG", "JPEG"]) as picture:
         array = np.asarray(picture)  # of a palette, the indices: they are the labels of a mask
     return ImageFile(path, array, "YXC"[: array.ndim])
 

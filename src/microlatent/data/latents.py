@@ -17,7 +17,6 @@ import pandas as pd
 
 from microlatent.data import pickles
 from microlatent.data.store import Store
-from microlatent.data.wells import store_folder
 from microlatent.files import atomic
 from microlatent.schemas import Settings
 
@@ -46,7 +45,11 @@ def open_latents(settings: Settings, task: str) -> Latents:
         raise FileNotFoundError(
             f"There are no latents at {path} (from {'task.latents' if latents else 'run'}). Make them first with: {remedy}"
         )
-    return Latents.open(path, store_folder(settings.data, settings.outputs) if path.suffix == ".pkl" else None)
+    if path.suffix != ".pkl":
+        return Latents.open(path)
+    from microlatent.data.wells import store_folder  # imports torch
+
+    return Latents.open(path, store_folder(settings.data, settings.outputs))
 
 
 class Latents:

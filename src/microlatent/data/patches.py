@@ -43,6 +43,8 @@ class SiteCells(NamedTuple):
     tracks: pd.DataFrame  # trajectory, frame, cell_id, y_px, x_px
     num_frames: int
     num_skipped: int  # cells whose window left the image
+    num_cropped: int  # cells larger than their window
+    enough_px: int  # window that holds 99 % of the cells
     linked_by: str  # ids, link or table
 
 
@@ -85,13 +87,16 @@ def write_site(
         If no frame has a cell, an image is not (C, Y, X) with these channels, or image and mask differ in size.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts, num_frames, num_skipped = [], 0, 0
+    parts, num_frames, num_skipped, num_cropped = [], 0, 0, 0
+    reach: list[np.ndarray] = []
     with atomic(folder / "patches.h5") as temporary, h5py.File(temporary, "w") as file:
         for frame in frames:
             _check(frame, channels, site)
             found, patches, skipped = cut_frame(frame, settings)
-            parts.append(pd.DataFrame({"frame": frame.number, **found._asdict()}))
+            parts.append(pd.DataFrame({"frame": frame.number, **found._asdict()}).drop(columns="reach_px"))
+            reach.append(found.reach_px)
             num_frames, num_skipped = num_frames + 1, num_skipped + skipped
+            num_cropped += int((patches.mask.sum(axis=(1, 2)) < found.area_px).sum())
             for name, rows in patches._asdict().items():
                 _append(file, name, rows)
             if settings.reference_files and len(found.cell_id):
@@ -112,11 +117,12 @@ def write_site(
         file.attrs.update({"well": well, "site": site, "channels": channels})
         file.attrs.update({name: value for name, value in known.items() if value is not None})
         file.attrs["complete"] = True
-    tracked, linked_by = _track(cells, settings, tracks)
+    enough_px = 16 * int(np.ceil((2 * np.percentile(np.concatenate(reach), 99) + 2) / 16))
+    tracked, linked_by = _track(cells, settings, tracks, pixel_um)
     write_csv(tracked, folder / "tracks.csv")
     if settings.reference_files:
         _write_trajectories(folder, tracked)
-    return SiteCells(folder, cells, tracked, num_frames, num_skipped, linked_by)
+    return SiteCells(folder, cells, tracked, num_frames, num_skipped, num_cropped, enough_px, linked_by)
 
 
 def cut_frame(frame: Frame, settings: PatchConfig) -> tuple[cutting.Cells, cutting.Patches, int]:
@@ -166,10 +172,12 @@ def _append(file: h5py.File, name: str, rows: np.ndarray) -> None:
         data[-len(rows) :] = rows
 
 
-def _track(cells: pd.DataFrame, settings: PatchConfig, table: pd.DataFrame | None) -> tuple[pd.DataFrame, str]:
+def _track(
+    cells: pd.DataFrame, settings: PatchConfig, table: pd.DataFrame | None, pixel_um: float | None
+) -> tuple[pd.DataFrame, str]:
     """Return the tracks and how they were made."""
     if table is not None:
-        return linking.tracks_from_table(table, cells, min_track_frames=settings.min_track_frames), "table"
+        return linking.tracks_from_table(table, cells, pixel_um, min_track_frames=settings.min_track_frames), "table"
     how = settings.tracks
     if how == "auto":
         how = "ids" if linking.share_of_lasting_ids(cells) > 0.7 else "link"

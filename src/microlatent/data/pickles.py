@@ -9,101 +9,21 @@ Source: the standard library's ``pickle`` (protocols 0 to 5); numpy's ``__reduce
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import re
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from microlatent.data.lazy import LazyArray, Span
+
 LARGE_BYTES = 64 * 1024  # byte strings from here on stay on disk until their array is read
 MAX_BYTES = 64 * 2**30  # what load() may take into memory
 PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, set, frozenset, np.generic)
-
-
-@dataclass(frozen=True)
-class Span:
-    """A byte string left in the file: where it begins and how long it is."""
-
-    path: str
-    offset: int
-    length: int
-
-
-class LazyArray:
-    """An array of a pickle that is read when asked for; small ones are held in memory behind the same interface.
-
-    Parameters
-    ----------
-    source
-        The bytes, or the ``Span`` of the file that holds them.
-    dtype
-        Without objects or fields.
-    memory_shape
-        Shape in the order of memory, slowest axis first.
-    axes
-        Memory axis of each axis of the array: (1, 0) for a Fortran-ordered matrix.
-    """
-
-    def __init__(self, source: bytes | Span, dtype: np.dtype, memory_shape: tuple[int, ...], axes: tuple[int, ...]):
-        self.source, self.dtype, self.memory_shape, self.axes = source, dtype, memory_shape, axes
-        self.shape = tuple(memory_shape[axis] for axis in axes)
-        length = source.length if isinstance(source, Span) else len(source)
-        if math.prod(self.shape) * dtype.itemsize != length:
-            raise ValueError(f"an array of shape {self.shape} and type {dtype} has {length} bytes")
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"LazyArray(shape={self.shape}, dtype={self.dtype}, {'on disk' if self.is_lazy else 'in memory'})"
-
-    @property
-    def is_lazy(self) -> bool:
-        """Whether the values are still on disk."""
-        return isinstance(self.source, Span)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole array."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def read(self, index: Sequence[int] | None = None) -> np.ndarray:
-        """Return the array, or its rows ``index`` along the first axis, reading only their bytes.
-
-        Raises
-        ------
-        ValueError
-            If the file has become shorter since it was opened.
-        IndexError
-            If a row lies outside the array.
-        """
-        if index is None:
-            return self._memory(0, math.prod(self.shape)).reshape(self.memory_shape).transpose(self.axes)
-        if any(not -len(self) <= i < len(self) for i in index):
-            raise IndexError(f"rows {list(index)} were asked of an array with {len(self)} rows")
-        if self.axes[0] != 0:  # rows are scattered over the whole array
-            return self.read()[list(index)]
-        row_shape, inner = self.memory_shape[1:], [0, *(axis for axis in self.axes[1:])]
-        size = math.prod(row_shape)
-        rows = np.empty((len(index), *row_shape), self.dtype)
-        for out, i in zip(rows, index, strict=True):
-            out[...] = self._memory(i % len(self) * size, size).reshape(row_shape)
-        return rows.transpose(inner)
-
-    def _memory(self, start: int, count: int) -> np.ndarray:
-        """Read ``count`` items from item ``start`` on, in the order of memory, as a writable array."""
-        if not isinstance(self.source, Span):
-            return np.frombuffer(self.source, self.dtype, count, start * self.dtype.itemsize).copy()
-        values = np.fromfile(self.source.path, self.dtype, count, offset=self.source.offset + start * self.dtype.itemsize)
-        if len(values) != count:
-            raise ValueError(f"{self.source.path} was cut short after it had been opened. Copy it again from its source.")
-        return values
 
 
 def load(path: str | Path, max_bytes: int = MAX_BYTES) -> Any:

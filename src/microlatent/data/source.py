@@ -166,6 +166,7 @@ class PatchSource:
         relations: bool = False,
         masks: bool = False,
         channels_last: bool = False,
+        alone: bool = False,
     ) -> Batch:
         """Return this process's part of a global batch, normalised on the device.
 
@@ -179,9 +180,11 @@ class PatchSource:
             Add the relation codes of the global batch.
         masks
             Add pixel weights: 1 on the cell's enlarged mask, 0.5 elsewhere.
+        alone
+            Give this process the whole batch.
         """
         assert self.normaliser is not None
-        here = distributed.shard(len(rows))
+        here = slice(None) if alone else distributed.shard(len(rows))
         local = rows[here]
         index = torch.from_numpy(local)
         x = self.resident[index.to(device)] if self.resident is not None else torch.from_numpy(self.read(local)).to(device)

@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.collections import LineCollection
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from microlatent import figures
 from microlatent.analysis.trajectories import Comparison, Displacement, Steps
+from microlatent.drawing.tiles import GAP_MM, Tiles
 
 LABEL_MM = 24.0  # room for the names of the film strips
 
@@ -51,13 +53,15 @@ def draw_tracks(panels: Sequence[Panel], unit: str, time_label: str, path: Path)
             lines.set_clim(times.min(), max(times.max(), times.min() + 1))
             ax.add_collection(lines)
             ax.plot(*points[-1], "o", color="black", markersize=1.8)
-            ax.annotate(number, points[-1], xytext=(3, 2), textcoords="offset points", fontsize=7, weight="bold")
+            name = ax.annotate(number, points[-1], xytext=(3, 2), textcoords="offset points", fontsize=7, weight="bold")
+            name.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
         ax.autoscale_view()
         ax.set_aspect("equal", adjustable="datalim")
         ax.invert_yaxis()  # as in the image
         ax.set(xlabel=f"x ({unit})", ylabel=f"y ({unit})", title=panel.title)
         figures.few_ticks(ax, 5)
     fig.colorbar(lines, ax=axes, label=time_label, aspect=30, shrink=0.8, pad=0.02)
+    fig.supxlabel("dots: last frame; numbers: rows of the film strips", fontsize=6.5, color=figures.GREY)
     return figures.save(fig, path)
 
 
@@ -103,16 +107,13 @@ def draw_displacement(displacement: Displacement, path: Path) -> Path:
 def draw_films(films: Sequence[Film], title: str, pixel_um: float | None, path: Path) -> Path:
     """Draw each cell's patches along time, one row per cell, all with the same contrast."""
     ncols = max(len(film.patches) for film in films)
-    tile = min(24.0, (figures.PAGE_MM - LABEL_MM) / ncols)
-    fig, axes = figures.new(len(films), ncols, tile * ncols + LABEL_MM, (tile + 3.2) * len(films) + 6, squeeze=False)
+    tile = min(24.0, (figures.PAGE_MM - LABEL_MM) / ncols - GAP_MM)
+    tiles = Tiles(len(films), ncols, tile, LABEL_MM, title, caption_every_row=True)
     vmin, vmax = figures.limits(np.concatenate([film.patches.ravel() for film in films]), 0.5, 99.5)
-    for line, film in zip(axes, films, strict=True):
-        for ax in line:
-            ax.set_axis_off()
-        for ax, caption, patch in zip(line, film.captions, film.patches, strict=False):
-            figures.image(ax, patch, vmin, vmax)
-            ax.set_title(caption, fontsize=6, pad=1.5)
-        line[0].text(-0.08, 0.5, film.label, transform=line[0].transAxes, ha="right", va="center", fontsize=6.5)
-    figures.scale_bar(axes[0, 0], pixel_um)
-    fig.suptitle(title)
-    return figures.save(fig, path)
+    for row, film in enumerate(films):
+        tiles.label(row, film.label)
+        for column, (caption, patch) in enumerate(zip(film.captions, film.patches, strict=True)):
+            tiles.image(row, column, patch, vmin, vmax)
+            tiles.caption(row, column, caption)
+    tiles.scale_bar(films[0].patches.shape[-1], pixel_um)
+    return tiles.save(path)

@@ -1,0 +1,1 @@
+"""Networks with their named loss terms, one file per architecture."""

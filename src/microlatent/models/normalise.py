@@ -90,7 +90,7 @@ class _RowNorm(torch.autograd.Function):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` with its parameters and buffers, then a ReLU if wanted, then a column of zeros on either side if wanted."""
+    """Batch normalisation, then a ReLU if wanted, then (in training) a column of zeros on either side if wanted."""
 
     def __init__(self, channels: int, relu: bool, pad: bool = False):
         super().__init__(channels)

@@ -19,8 +19,14 @@ from microlatent import distributed
 from microlatent.data.batch import Batch
 from microlatent.losses import Losses
 from microlatent.models.normalise import BatchNorm
-from microlatent.models.pieces import WeightedSquares, sum_in_pieces
-from microlatent.models.phases import block_kernel, conv_pairs, conv_transpose_to_blocks, from_blocks, pointwise_on_blocks, to_blocks
+from microlatent.models.phases import (
+    block_kernel,
+    conv_pairs,
+    conv_transpose_to_blocks,
+    from_blocks,
+    pointwise_on_blocks,
+    to_blocks,
+)
 from microlatent.models.quantiser import Quantiser, matching_loss, perplexity
 from microlatent.schemas import VQVAEConfig
 
@@ -146,7 +152,8 @@ class VQVAE(nn.Module):
         if not self.is_z32:
             # The same map for every patch. Added as rows of numbers, because its gradient, a sum over patches, is faster so.
             offset = F.conv2d(self.inside, block_kernel(weight[:, self.channels :]), bias)
-            y.permute(0, 2, 3, 1).flatten(1).add_(offset.permute(0, 2, 3, 1).flatten(1))
+            y = (y.permute(0, 2, 3, 1).flatten(1) + offset.permute(0, 2, 3, 1).flatten(1)).view(-1, *y.shape[2:], y.shape[1])
+            y = y.permute(0, 3, 1, 2)
         return normalise(y, norm, statistics)
 
     def encoder(self, x_blocks: Tensor, statistics: str) -> Tensor:
@@ -211,12 +218,9 @@ class VQVAE(nn.Module):
         weight = weight[:, :, None] * torch.rsqrt(self.channel_var)[:, None, :, 0, 0, None, None]
         weight = weight.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
 
-        def squared_error(features: Tensor, x_blocks: Tensor, weight: Tensor) -> Tensor:
-            return WeightedSquares.apply(self.head(features).float(), x_blocks, weight)
-
-        parameters = [p for p in (*self.dec[4].parameters(), *self.dec[5:].parameters())]
-        total = sum_in_pieces(squared_error, out.features, (out.x_blocks.float(), weight), parameters)
-        return total / (len(out.x_blocks) * self.channels * self.patch_px**2)
+        # In place, because nothing else needs the reconstruction and these are the largest tensors of a step.
+        error = self.head(out.features).float().sub_(out.x_blocks).mul_(weight)
+        return error.square().sum() / (len(error) * self.channels * self.patch_px**2)
 
     @torch.no_grad()
     def encode(self, x: Tensor, norm: str = "eval") -> dict[str, Tensor]:

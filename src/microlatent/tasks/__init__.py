@@ -1,0 +1,1 @@
+"""Orchestration and files of each command, one file per task."""

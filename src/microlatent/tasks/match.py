@@ -175,7 +175,7 @@ def report(comparison: trajectories.Comparison) -> None:
         f"{comparison.num_tracks} tracks."
     )
     if comparison.num_tracks < 10:
-        log.warning(f"Only {comparison.num_tracks} tracks: their interval is itself uncertain.")
+        log.warning(f"The number of tracks is {comparison.num_tracks}: with so few, the interval is itself uncertain.")
 
 
 # ---------------------------------------------------------------------------------------------------------- figures

@@ -41,10 +41,12 @@ class Site:
 
     @property
     def well(self) -> str:
+        """Name of the well."""
         return self.pair.images.well
 
     @property
     def name(self) -> str:
+        """Name of the site."""
         return self.pair.images.site
 
     def frame(self, index: int) -> Frame:
@@ -77,6 +79,11 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
             *(site.name, len(cut.cells), cut.num_frames, cut.tracks["trajectory"].nunique(), HOW[cut.linked_by]),
             f", {cut.num_skipped} cells skipped at the boundary" if cut.num_skipped else "",
         )
+        if cut.num_cropped > 0.05 * len(cut.cells):
+            logger.warning(
+                "%s: %.0f %% of the cells reach beyond their window of %d px. task.window_px=%d would hold 99 %% of them.",
+                *(site.name, 100 * cut.num_cropped / len(cut.cells), task.window_px, cut.enough_px),
+            )
     table = pd.DataFrame([_summary(site, cut) for site, cut in done])
     write_csv(table, out / "tables" / "sites.csv")
     counts = [cut.cells.groupby("frame").size().rename("num_cells").reset_index().assign(site=site.name) for site, cut in done]
@@ -115,8 +122,8 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
 
 
 def patches_folder(settings: Settings, root: Path) -> Path:
-    """Return the folder of the patches: ``task.out``, or one beside the stores with the raw folder's name."""
-    return Path(settings.task.out) if settings.task.out else Path(settings.outputs) / "patches" / f"wells-{root.resolve().name}"
+    """Return the folder of the patches: ``task.out``, or one of the raw folder's name below the outputs."""
+    return Path(settings.task.out) if settings.task.out else Path(settings.outputs) / "patches" / root.resolve().name
 
 
 def find_sites(settings: Settings, root: Path) -> tuple[list[Site], list[str]]:
@@ -163,8 +170,8 @@ def _channel_names(names: list[str] | None, num_channels: int, site: str) -> lis
         return [f"channel_{number}" for number in range(num_channels)]
     if len(names) != num_channels:
         raise ValueError(
-            f"data.channel_names has {len(names)} names ({', '.join(names)}), but the images of {site} have {num_channels} channels. "
-            f"Name each channel, in the files' order."
+            f"data.channel_names has {len(names)} names ({', '.join(names)}), but the images of {site} have {num_channels} "
+            f"channels. Name each channel, in the files' order."
         )
     return list(names)
 
@@ -223,8 +230,8 @@ def _frames(site: Site) -> Iterator[Frame]:
             if num_pieces > 1:
                 warned = True
                 logger.warning(
-                    "%s, frame %d: the mask has one value, %s, in %d separate pieces, which are taken for one cell. If each piece "
-                    "is a cell, number them first (scipy.ndimage.label).",
+                    "%s, frame %d: the mask has one value, %s, in %d separate pieces, which are taken for one cell. If each "
+                    "piece is a cell, number them first (scipy.ndimage.label).",
                     *(site.name, frame.number, frame.labels.max(), num_pieces),
                 )
         yield frame
@@ -242,6 +249,7 @@ def _summary(site: Site, cut: SiteCells) -> dict[str, Any]:
         "num_cells": len(cut.cells),
         "median_cells_per_frame": cut.cells.groupby("frame").size().median(),
         "num_skipped": cut.num_skipped,
+        "num_cropped": cut.num_cropped,
         "num_tracks": len(length),
         "median_track_frames": length.median() if len(length) else 0,
         "share_of_cells_in_tracks": len(cut.tracks) / len(cut.cells),
@@ -270,12 +278,17 @@ def draw(site: Site, cut: SiteCells, task: PatchConfig, path: Path, num_examples
     ax = fig.add_subplot(grid[:, 0])
     figures.image(ax, frame.image[0], *figures.limits(frame.image[0], 0.5, 99.7))
     tracks = cut.tracks.set_index(["frame", "cell_id"])["trajectory"]
-    for box, cell_id in zip(
-        ndimage.find_objects(frame.labels.astype(np.int64)), range(1, int(frame.labels.max()) + 1), strict=True
-    ):
-        if box is not None and cell_id in found.cell_id:
-            number = tracks.get((frame.number, cell_id))
-            _outline(ax, frame.labels == cell_id, box, figures.GREY if number is None else COLOURS[number % len(COLOURS)])
+
+    def colour_of(cell_id: int) -> str:
+        number = tracks.get((frame.number, cell_id))
+        return figures.GREY if number is None else COLOURS[number % len(COLOURS)]
+
+    values, compact = np.unique(frame.labels, return_inverse=True)
+    first = int(values[0] == 0)  # place of the first label; find_objects wants them small and without gaps
+    compact = compact.reshape(frame.labels.shape) + 1 - first
+    for cell_id, box in zip(values[first:], ndimage.find_objects(compact), strict=True):
+        if cell_id in found.cell_id:
+            _outline(ax, frame.labels == cell_id, box, colour_of(cell_id))
     _tails(ax, cut.tracks[cut.tracks["frame"] <= frame.number])
     figures.scale_bar(ax, site.pixel_um)
     ax.set_title(f"{site.name}, frame {frame.number}: {len(found.cell_id)} cells, {site.channels[0]}", loc="left")
@@ -288,13 +301,7 @@ def draw(site: Site, cut: SiteCells, task: PatchConfig, path: Path, num_examples
             if row < len(chosen):
                 plane = getattr(patches, name)[chosen[row]][0]
                 figures.image(ax, plane, *figures.limits(patches.masked_mat[chosen[row]][0], 0.5, 99.7))
-                number = tracks.get((frame.number, found.cell_id[chosen[row]]))
-                ax.contour(
-                    patches.mask[chosen[row]],
-                    [0.5],
-                    colors=[figures.GREY if number is None else COLOURS[number % len(COLOURS)]],
-                    linewidths=0.7,
-                )
+                ax.contour(patches.mask[chosen[row]], [0.5], colors=[colour_of(found.cell_id[chosen[row]])], linewidths=0.7)
     return figures.save(fig, path)
 
 

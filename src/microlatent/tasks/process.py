@@ -42,7 +42,13 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     with h5py.File(out / "latents.h5ad") as file:
         width = file["X"].shape[1]
         changed = float(np.square(file["X"][: min(512, len(rows))] - file["obsm/after"][: min(512, len(rows))]).mean())
-    logger.info("%d patches -> %d latents each, task.norm=%s, normalisation %s", len(rows), width, settings.task.norm, source.normaliser.mode)
+    logger.info(
+        "%d patches -> %d latents each, task.norm=%s, normalisation %s",
+        len(rows),
+        width,
+        settings.task.norm,
+        source.normaliser.mode,
+    )
     return {
         "patches": len(rows),
         "latents": width,
@@ -79,12 +85,16 @@ def prepare(settings: Settings, device: torch.device) -> tuple[PatchSource, nn.M
         )
     source.normaliser = Normaliser(**trained["normaliser"])
     source.normaliser.mode = task.normalise or source.normaliser.mode
-    known = {name: digest for name, digest in source.fingerprints.items() if trained["fingerprints"].get(name) not in (None, digest)}
+    known = {
+        name: digest for name, digest in source.fingerprints.items() if trained["fingerprints"].get(name) not in (None, digest)
+    }
     if known:
         logger.warning("%s changed since the run was trained: their patches are encoded as new data.", ", ".join(known))
     split = Split.read(run / "split.csv", trained["split_by"])
     if split.hash != trained["split_hash"]:
-        raise ValueError(f"{run / 'split.csv'} was changed after training: its hash is {split.hash}, the checkpoint says {trained['split_hash']}.")
+        raise ValueError(
+            f"{run / 'split.csv'} was changed after training: its hash is {split.hash}, the checkpoint says {trained['split_hash']}."
+        )
     source.use_split(split)
     model_config = config.build("model", born["config"]["model"])
     model = config.choice("model", model_config.name).load()(model_config, len(source.channels), source.patch_px).to(device)
@@ -103,7 +113,9 @@ def write_latents(
 
     task, names = settings.task, None
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.trainer.precision == "bf16")
-    AnnData(obs=_identity(source, rows), uns={"birth": json.dumps(born | {"process": config.plain(settings)}, default=str)}).write_h5ad(path)
+    AnnData(
+        obs=_identity(source, rows), uns={"birth": json.dumps(born | {"process": config.plain(settings)}, default=str)}
+    ).write_h5ad(path)
     with h5py.File(path, "a") as file:
         if "X" in file:
             del file["X"]

@@ -179,7 +179,7 @@ def populate(rng: np.random.Generator, frames: int, cells: int, size_px: int, sh
         late, edge = rng.random() < 0.5, int(rng.integers(1, max(2, frames // 2)))
         present[: edge if late else 0, cell] = False
         present[frames if late else frames - edge :, cell] = False
-    fine, coarse = (_unit(ndimage.gaussian_filter(rng.normal(size=(cells, 96, 96)), (0, s, s))) for s in (1.3, 4.0))
+    granules = ndimage.gaussian_filter(rng.normal(size=(cells, 96, 96)), (0, 1.2, 1.2))
     return Population(
         y_px=y,
         x_px=x,
@@ -191,7 +191,7 @@ def populate(rng: np.random.Generator, frames: int, cells: int, size_px: int, sh
         state=state,
         speed=speed,
         lobes=np.stack([rng.uniform(0.0, 0.05, (cells, 3)), rng.uniform(0, 2 * np.pi, (cells, 3))], axis=2),
-        granules=0.8 * fine + 0.2 * coarse,
+        granules=_unit(granules),
         present=present,
     )
 

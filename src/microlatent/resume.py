@@ -1,0 +1,84 @@
+"""Go on with an interrupted run, or repeat a whole one, from its folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from microlatent import config, run
+from microlatent.schemas import Settings
+from microlatent.tracking import differing_history
+
+logger = logging.getLogger(__name__)
+
+# Settings that change how long or where a run goes on, not what it is.
+FREE = (
+    "trainer.epochs",
+    "trainer.patience",
+    "trainer.checkpoint_every",
+    "trainer.threads",
+    "trainer.device",
+    "trainer.resident",
+    "logger.",
+)
+ABOUT_THE_COMMAND = ("resume", "rerun", "name", "outputs", "check", "plugins", "hydra")
+
+
+def continued(cfg: Any, overrides: list[str], folder: Path) -> Settings:
+    """Return an interrupted run's own settings, with those changes of the user that leave it the same experiment.
+
+    Raises
+    ------
+    ValueError
+        A scientific setting that the user typed differs; every difference is shown.
+    """
+    stored = run.read_config(folder)
+    old = config.flat(stored)
+    typed = {key: value for override in overrides for key, value in _typed(cfg, override).items()}
+    changes = {key: value for key, value in typed.items() if old.get(key) != value}
+    free = FREE if stored["trainer"]["lr_schedule"] == "constant" else FREE[1:]  # a cosine's length is part of the experiment
+    refused = [f"  {key}: {old.get(key)} in the run, {value} now" for key, value in changes.items() if not key.startswith(free)]
+    if refused:
+        raise ValueError(
+            f"resume={folder} continues the same experiment, but these settings differ:\n"
+            + "\n".join(refused)
+            + "\nLeave them out to continue, or start a new run (init_from=<checkpoint> takes its weights)."
+        )
+    for key, value in changes.items():
+        *path, leaf = key.split(".")
+        container = stored
+        for part in path:
+            container = container[part]
+        container[leaf] = value
+    config.load_plugins(stored["plugins"])
+    return config.settle({**stored, "resume": str(folder), "check": bool(cfg.check)}, "train")
+
+
+def _typed(cfg: Any, override: str) -> dict[str, Any]:
+    """Return the settings that one override names: a key, or the name of a group's choice."""
+    key = override.lstrip("+~").split("=")[0]
+    if key.split(".")[0] in ABOUT_THE_COMMAND:
+        return {}
+    value = OmegaConf.select(cfg, key)
+    if key in config.GROUPS:
+        return {f"{key}.name": value.name}
+    return {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value}
+
+
+def repeated(cfg: Any) -> tuple[Path, Settings]:
+    """Return the folder and the settings of the run that ``rerun`` names."""
+    folder = run.find(cfg.rerun, cfg.outputs, cfg.name, "rerun")
+    stored = run.read_config(folder)
+    config.load_plugins(stored["plugins"])
+    fresh = {"resume": None, "rerun": None, "check": bool(cfg.check), "name": folder.parent.name, "outputs": cfg.outputs}
+    return folder, config.settle({**stored, **fresh}, "train")
+
+
+def compare(original: Path, repeat: Path) -> None:
+    """Say whether a repeated run has the same history."""
+    difference = differing_history(original / "history.csv", repeat / "history.csv")
+    verdict = "identical to" if difference is None else f"different ({difference}) from"
+    logger.info("The history of %s is %s that of %s.", repeat, verdict, original)

@@ -1,0 +1,284 @@
+"""Embed latents by PCA and UMAP, show what the components mean, and measure what latents hold by linear probes.
+
+Reads the latents table of ``task=process`` and the stores behind it; needs no network. PCA and UMAP are fitted to the training
+part and applied to the rest. Writes ``latents.h5ad`` (the table with ``obsm`` X_pca, X_umap, ``varm`` PCs and ``uns`` pca),
+``pca.npz``, ``tables/`` (variance, exemplars, probes) and ``figures/``.
+"""
+
+from __future__ import annotations
+
+import logging
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from microlatent import figures
+from microlatent.analysis import components, probe
+from microlatent.data.latents import Latents, Patches, extend, open_latents
+from microlatent.drawing import components as drawing
+from microlatent.files import write_csv
+from microlatent.progress import track
+from microlatent.schemas import Settings
+
+if TYPE_CHECKING:
+    from microlatent.run import Rehearsal
+
+log = logging.getLogger(__name__)
+
+FEWEST_FOR_UMAP = 10
+PROBE_ROWS = 20_000  # at most; more would cost time without narrowing an interval over tracks
+PROBE_SIDE_PX = 32  # patches are averaged down to about this side for the pixel baseline
+NUM_FOLDS = 5
+
+
+def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
+    """Embed, draw and probe."""
+    task = settings.task
+    latents = open_latents(settings, "embed")
+    patches = Patches(latents, list(latents.stores(settings.data.store)), settings.data.channels)
+    probes = probe_columns(task.probes, latents.obs)
+    colours = colour_columns(task.colour_by, probes, latents.obs)
+    train = training_rows(latents.obs)
+
+    pca = components.PCA.load(task.pca) if task.pca else components.fit_pca(latents.x, train, task.components)
+    if pca.components.shape[1] != latents.x.shape[1]:
+        raise ValueError(
+            f"{task.pca} (from task.pca) is of {pca.components.shape[1]} latent dimensions, but {latents.path} has "
+            f"{latents.x.shape[1]}. Use the pca.npz of the same model."
+        )
+    scores = pca.transform(latents.x)
+    umap = embed_umap(scores, train, settings)
+    save_embedding(latents, pca, scores, umap, out)
+    tracker.artifact("latents_embedded", "latents", out / "latents.h5ad")
+    log.info(f"{len(pca.ratio)} components explain {pca.ratio.sum():.0%} of the variance of {len(train)} patches.")
+
+    paths = [drawing.draw_variance(pca, out / "figures" / "variance.png")]
+    if scores.shape[1] > 1:
+        for column in colours:
+            target = out / "figures" / f"scatter_{figures.file_word(column)}.png"
+            values = latents.obs[column].to_numpy()
+            paths.append(drawing.draw_scatter(scores, pca.ratio, umap, values, column, target, settings.seed))
+    tables = {"variance": variance_table(pca)}
+    shown, more = draw_exemplars(latents, patches, scores, pca.ratio, settings, out / "figures")
+    tables["exemplars"] = shown
+    numbers = {"components": len(pca.ratio), "explained_share": float(pca.ratio.sum()), "patches": len(latents)}
+    results = run_probes(latents, patches, train, probes, settings)
+    if len(results):
+        tables["probes"] = results
+        more.append(drawing.draw_probes(results, task.probe_components, out / "figures" / "probes.png"))
+        for row in results.itertuples():
+            numbers |= {f"r2_latent_{row.column}": row.r2_latent, f"r2_pca_pixels_{row.column}": row.r2_pca_pixels}
+    for name, table in tables.items():
+        write_csv(table, out / "tables" / f"{name}.csv")
+        tracker.table(name, table)
+    for path in [*paths, *more]:
+        tracker.image(path.stem, path)
+    return numbers
+
+
+def rehearse(settings: Settings, out: Path) -> Rehearsal:
+    """Open the table and its stores, check the columns' names, and list what would be written."""
+    from microlatent.run import Rehearsal
+
+    latents, task = open_latents(settings, "embed"), settings.task
+    patches = Patches(latents, list(latents.stores(settings.data.store)), settings.data.channels)
+    probes = probe_columns(task.probes, latents.obs)
+    colours = colour_columns(task.colour_by, probes, latents.obs)
+    names = ["variance", *(f"scatter_{figures.file_word(column)}" for column in colours)]
+    names += [f"means_{figures.file_word(channel)}" for channel in patches.channels] + (["probes"] if probes else [])
+    num, dims = latents.x.shape
+    side = min(len(training_rows(latents.obs)), dims)
+    return Rehearsal(
+        reads=[str(latents.path), *(str(store.path) for store in patches.stores)],
+        writes=[
+            str(out / "latents.h5ad"),
+            str(out / "pca.npz"),
+            *(str(out / "tables" / f"{name}.csv") for name in ("variance", "exemplars", *(["probes"] if probes else []))),
+            *(str(out / "figures" / f"{name}.png") for name in names),
+        ],
+        memory_mb=400 + side**2 * 24 / 1e6 + (min(num, PROBE_ROWS) * (dims + 2048) * 8 / 1e6 if probes else 0),
+        disk_mb=latents.path.stat().st_size / 1e6 + 10,
+        seconds=15 + num * dims * side * 4e-11 + side**3 * 1.5e-10 + (20 + num * 2e-3 if task.umap else 0),
+        notes=[f"figures/exemplars_PC<k>_<channel>.png for at most {task.max_components_shown} components."],
+    )
+
+
+# ------------------------------------------------------------------------------------------------- names of columns
+
+
+def find_columns(names: list[str], obs: pd.DataFrame, key: str) -> list[str]:
+    """Return the names if the table has them all."""
+    for name in names:
+        if name not in obs:
+            near = get_close_matches(name, obs.columns, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{key} names {name!r}, but the latents table has the columns {', '.join(obs.columns)}.{hint}")
+    return list(names)
+
+
+def probe_columns(names: list[str], obs: pd.DataFrame) -> list[str]:
+    """Return the columns to read out: those asked for, else the planted factors of a simulated specimen."""
+    chosen = find_columns(names, obs, "task.probes") or [name for name in obs if name.startswith("true_")]
+    for name in chosen:
+        if obs[name].dtype.kind not in "fiub":
+            raise ValueError(f"task.probes names {name!r}, but a linear probe needs numbers and it holds {obs[name].iloc[0]!r}.")
+    return chosen
+
+
+def colour_columns(names: list[str], probes: list[str], obs: pd.DataFrame) -> list[str]:
+    """Return the columns that colour the scatters."""
+    return find_columns(names, obs, "task.colour_by") or list(dict.fromkeys(["well", "frame", *probes]))
+
+
+def training_rows(obs: pd.DataFrame) -> np.ndarray:
+    """Return the rows of the training part; all rows, and say so, where the table knows none."""
+    rows = np.flatnonzero(obs["part"] == "train") if "part" in obs else np.array([], int)
+    if len(rows) >= 2:
+        return rows
+    log.warning("The table has no patches of the training part, so PCA and UMAP are fitted to all of them.")
+    return np.arange(len(obs))
+
+
+# -------------------------------------------------------------------------------------------------------- embedding
+
+
+def embed_umap(scores: np.ndarray, train: np.ndarray, settings: Settings) -> np.ndarray | None:
+    """Return the UMAP of the scores, or None where it is not wanted or there are too few patches."""
+    task = settings.task
+    if not task.umap:
+        return None
+    if len(train) < FEWEST_FOR_UMAP:
+        log.warning(f"UMAP was left out: it needs at least {FEWEST_FOR_UMAP} training patches, but there are {len(train)}.")
+        return None
+    if task.umap_neighbours >= len(train):
+        log.warning(
+            f"task.umap_neighbours is {task.umap_neighbours}, but only {len(train) - 1} other patches exist; those are used."
+        )
+    return components.umap(scores, train, task.umap_neighbours, task.umap_min_dist, settings.seed)
+
+
+def save_embedding(latents: Latents, pca: components.PCA, scores: np.ndarray, umap: np.ndarray | None, out: Path) -> None:
+    """Write the table with its new columns, and the PCA alone."""
+    entries: dict[str, Any] = {
+        "obsm/X_pca": scores,
+        "varm/PCs": pca.components.T.astype(np.float32),
+        "uns/pca": {"variance": pca.spectrum[: len(pca.ratio)], "variance_ratio": pca.ratio},
+    }
+    if umap is not None:
+        entries["obsm/X_umap"] = umap
+    pca.save(out / "pca.npz")
+    extend(latents, out / "latents.h5ad", entries)
+
+
+def variance_table(pca: components.PCA) -> pd.DataFrame:
+    """Return the explained share of each component kept."""
+    number = np.arange(1, len(pca.ratio) + 1)
+    return pd.DataFrame({"component": number, "variance_ratio": pca.ratio, "cumulative": np.cumsum(pca.ratio)})
+
+
+# -------------------------------------------------------------------------------------------------------- exemplars
+
+
+def draw_exemplars(
+    latents: Latents, patches: Patches, scores: np.ndarray, ratio: np.ndarray, settings: Settings, folder: Path
+) -> tuple[pd.DataFrame, list[Path]]:
+    """Draw mean patches and galleries of the first components; the table names every patch of the galleries."""
+    task, cells = settings.task, latents.cells()
+    held = list(range(min(task.max_components_shown, scores.shape[1])))
+    chosen = [
+        components.exemplars(scores, component, held, task.quantiles, task.num_exemplars, cells, seed=settings.seed)
+        for component in held
+    ]
+    means = np.stack([[mean_patch(patches, rows) for rows in one.members] for one in track(chosen, "Averaging patches")])
+    galleries = [[patches.read(rows) for rows in one.gallery] for one in chosen]
+    names, paths = [f"PC{component + 1}" for component in held], []
+    labels = [f"{name}\n({100 * ratio[component]:.1f} %)" for name, component in zip(names, held, strict=True)]
+    for channel, word in enumerate(patches.channels):
+        title = f"{word}: mean patch by quantile of each component"
+        target = folder / f"means_{figures.file_word(word)}.png"
+        paths.append(drawing.draw_means(means[:, :, channel], labels, title, patches.patch_pixel_um, target))
+        every = np.concatenate([group[:, channel].ravel() for gallery in galleries for group in gallery])
+        limits = figures.limits(every, 0.5, 99.5)
+        for name, one, gallery in zip(names, chosen, galleries, strict=True):
+            target = folder / f"exemplars_{name}_{figures.file_word(word)}.png"
+            pictures = [group[:, channel] for group in gallery]
+            title = f"{word}: patches by quantile of {name}"
+            paths.append(
+                drawing.draw_gallery(pictures, one.bands, task.num_exemplars, title, limits, patches.patch_pixel_um, target)
+            )
+    records = [
+        {"component": name, "quantile": number + 1, "patch": latents.obs.index[at], "score": scores[at, one.component]}
+        | {"others_from": band[0], "others_to": band[1]}
+        for name, one in zip(names, chosen, strict=True)
+        for number, (rows, band) in enumerate(zip(one.gallery, one.bands, strict=True))
+        for at in rows
+    ]
+    return pd.DataFrame(records), paths
+
+
+def mean_patch(patches: Patches, rows: np.ndarray) -> np.ndarray:
+    """Return the mean (C, Y, X) of some patches, NaN where there is none."""
+    if not len(rows):
+        return np.full(patches.read(np.array([0]))[0].shape, np.nan)
+    return sum(patches.read(rows[start : start + 64]).sum(0, dtype=np.float64) for start in range(0, len(rows), 64)) / len(rows)
+
+
+# ----------------------------------------------------------------------------------------------------------- probes
+
+
+def run_probes(latents: Latents, patches: Patches, train: np.ndarray, columns: list[str], settings: Settings) -> pd.DataFrame:
+    """Read each column out of latents and of pixels, both reduced to the same width, on trajectories held out."""
+    cells, width = latents.cells(), settings.task.probe_components
+    if not columns:
+        return pd.DataFrame()
+    if len(np.unique(cells)) < NUM_FOLDS:
+        log.warning(f"Probes were left out: they need at least {NUM_FOLDS} trajectories, but there are {len(np.unique(cells))}.")
+        return pd.DataFrame()
+    rows = np.arange(len(latents))
+    if len(rows) > PROBE_ROWS:
+        rows = np.sort(np.random.default_rng(settings.seed).choice(rows, PROBE_ROWS, replace=False))
+    groups = cells[rows]
+    latent = probe.reduce(np.asarray(latents.x[rows]), groups, width, NUM_FOLDS, settings.seed)
+    pixels = probe.reduce(pixel_features(patches, rows, train, settings.data.normalise), groups, width, NUM_FOLDS, settings.seed)
+    records = []
+    for column in track(columns, "Probing"):
+        target = latents.obs[column].to_numpy(float)[rows]
+        known = np.isfinite(target)
+        if len(np.unique(groups[known])) < NUM_FOLDS or np.ptp(target[known]) == 0:
+            log.warning(f"{column} was not probed: it is constant, or known for fewer than {NUM_FOLDS} trajectories.")
+            continue
+        first, second = (probe.probe(folds, target, groups, seed=settings.seed) for folds in (latent, pixels))
+        gain, gain_lo, gain_hi = probe.difference(first, second, settings.seed)
+        record = {"column": column}
+        for kind, result in (("latent", first), ("pca_pixels", second)):
+            record |= {f"r2_{kind}": result.r2, f"lo_{kind}": result.lo, f"hi_{kind}": result.hi}
+            record |= {f"r2_permuted_{kind}": result.r2_permuted, f"p_permutation_{kind}": result.p_permutation}
+        record |= {"difference": gain, "lo_difference": gain_lo, "hi_difference": gain_hi}
+        records.append(record | {"n": int(known.sum()), "groups": len(first.error)})
+    table = pd.DataFrame(records)
+    for kind in ("latent", "pca_pixels") if len(table) else ():
+        table[f"p_holm_{kind}"] = probe.holm(table[f"p_permutation_{kind}"].to_numpy())
+    return table
+
+
+def pixel_features(patches: Patches, rows: np.ndarray, train: np.ndarray, normalise: str) -> np.ndarray:
+    """Return normalised patches averaged down to about 32 pixels a side (n, C * side * side), float32."""
+    mean, std = patches.moments(rows)
+    if normalise != "patch":  # one scale for each channel, from the training part, as the model saw it
+        mean, std = patches.moments(train)
+        centre = mean.mean(0)
+        mean, std = centre[None], np.sqrt((std**2 + (mean - centre) ** 2).mean(0))[None]
+    std = np.where(std > 0, std, 1.0)
+    blocks = []
+    for start in track(range(0, len(rows), 64), "Reading pixels", total=-(-len(rows) // 64)):
+        part = slice(start, start + 64)
+        x = patches.read(rows[part])
+        factor = max(1, x.shape[-1] // PROBE_SIDE_PX)
+        side = x.shape[-1] // factor
+        x = x[..., : side * factor, : side * factor].reshape(*x.shape[:2], side, factor, side, factor).mean((3, 5))
+        scale = (mean, std) if len(mean) == 1 else (mean[part], std[part])
+        blocks.append(((x - scale[0][..., None, None]) / scale[1][..., None, None]).astype(np.float32).reshape(len(x), -1))
+    return np.concatenate(blocks)

@@ -1,0 +1,98 @@
+"""What a user may type, and what each mistake is answered with."""
+
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from microlatent import config, schemas
+
+ROOT = Path(__file__).parents[1]
+ENTRIES = ("train", "infer", "analyze")
+
+
+def test_every_choice_has_a_yaml_of_its_name_that_says_which_schema_it_feeds():
+    for group, choices in config.REGISTRY.items():
+        files = {path.stem: path.read_text() for path in (ROOT / "conf" / group).glob("*.yaml")}
+        assert set(files) == set(choices)
+        for name, text in files.items():
+            assert choices[name].schema.__name__ in text.splitlines()[0]
+            assert f"name: {name}" in text
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_task_and_experiment_composes_and_validates(entry, compose):
+    for name, choice in config.REGISTRY["task"].items():
+        if choice.entry == entry:
+            needs_run = ["run=somewhere"] if entry == "infer" and name == "process" else []
+            assert compose(entry, f"task={name}", *needs_run).task.name == name
+    for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
+        if entry == "train":
+            assert compose(entry, f"experiment={path.stem}").data.root
+
+
+def test_every_model_trainer_and_logger_composes(compose):
+    for group in ("model", "trainer", "logger"):
+        for name in config.REGISTRY[group]:
+            assert getattr(compose("train", f"{group}={name}"), group).name == name
+
+
+def test_every_setting_of_every_schema_is_explained():
+    source = Path(schemas.__file__).read_text()
+    silent = []
+    for block in re.split(r"^@dataclass", source, flags=re.MULTILINE)[1:]:
+        for line in block.splitlines():
+            if re.match(r"    (?!name: str = MISSING|model\b|data\b|task\b|trainer\b|logger\b)\w+: ", line) and "#" not in line:
+                silent.append(line.strip())
+    assert not silent
+
+
+@pytest.mark.parametrize(
+    ("entry", "arguments", "words"),
+    [
+        ("train", ["model.latent_dmi=4"], ["model.latent_dmi=4", "Did you mean 'latent_dim'", "num_codes"]),
+        ("train", ["+model.latent_dmi=4"], ["model.latent_dmi=4", "Did you mean 'latent_dim'", "num_codes"]),
+        ("train", ["trainer.epoch=4"], ["trainer.epoch=4", "Did you mean 'epochs'"]),
+        ("train", ["trainer.lr=abc"], ["trainer.lr=abc", "Float"]),
+        ("train", ["trainer.lr=-1"], ["trainer.lr is -1.0", "above 0"]),
+        ("train", ["data.normalise=datset"], ["data.normalise is 'datset'", "Did you mean data.normalise=dataset"]),
+        ("train", ["model=vqvae_z61"], ["model=vqvae_z61", "Did you mean 'vqvae_z16'"]),
+        ("train", ["experiment=wells_dem"], ["experiment=wells_dem", "Did you mean 'wells_demo'"]),
+        ("train", ["modle=vqvae_z16"], ["modle", "Did you mean 'model'"]),
+        ("train", ["task=match"], ["python analyze.py task=match"]),
+        ("infer", ["task=process"], ["run=latest"]),
+        ("infer", ["task=assemble", "model=vqvae_z16", "data.root=demo"], ["model=vqvae_z16 has no effect"]),
+        ("analyze", ["task=embed", "resume=latest"], ["resume belongs to train.py", "run=latest"]),
+        ("train", ["resume=a", "rerun=b"], ["resume and rerun exclude each other"]),
+        ("train", ["run=outputs/x"], ["run=outputs/x has no effect", "resume=outputs/x"]),
+        ("train", ["trainer.batch_size=2", "trainer.accumulate=4"], ["trainer.accumulate is 4", "trainer.batch_size=2"]),
+        ("train", ["data.root=/nowhere"], ["no store", "task=assemble"]),
+        ("train", ["plugins=[no_such_module]"], ["no_such_module", "PYTHONPATH"]),
+    ],
+)
+def test_mistake_is_refused_with_the_nearest_thing_that_works(command, entry, arguments, words):
+    done = command(entry, *arguments, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert not list(command.folder.glob("outputs/**/history.csv"))
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_help_is_a_manual_that_imports_nothing_heavy(entry):
+    code = f"import sys; sys.argv = ['{entry}.py', '--help']; import runpy; runpy.run_path('{ROOT / entry}.py', run_name='__main__'); " \
+           "print('HEAVY', [m for m in ('torch', 'wandb', 'sklearn', 'pandas', 'numpy') if m in sys.modules])"  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")}, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "HEAVY []" in done.stdout
+    assert "data.root" in done.stdout
+    assert (
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+    )  # 0.4 s of CPU when measured; generous, machines differ
