@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import tracemalloc
 from types import SimpleNamespace
 
 import h5py
@@ -234,6 +235,28 @@ def test_a_foreground_mask_is_warned_about(tmp_path, caplog):
         tifffile.imwrite(tmp_path / kind / "A1-s_t0.tif", plane)
     patch.run(settings_for(tmp_path, tmp_path / "p", min_track_frames=1), tmp_path / "run", TRACKER)
     assert "255, in 2 separate pieces" in caplog.text
+
+
+def test_an_empty_site_is_left_out_and_said(tmp_path, caplog):
+    image, labels = discs([(20, 30)])
+    for kind, planes in (("images", (image, image)), ("masks", (labels, 0 * labels))):
+        (tmp_path / kind).mkdir()
+        for site, plane in zip("ab", planes, strict=True):
+            tifffile.imwrite(tmp_path / kind / f"A1-{site}_t0.tif", plane, photometric="minisblack")
+    patch.run(settings_for(tmp_path, tmp_path / "p", min_track_frames=1), tmp_path / "run", TRACKER)
+    assert "A1-b: none of its 1 frames has a cell" in caplog.text
+    assert [path.name for path in (tmp_path / "p/A1-supps").iterdir()] == ["A1-a"]
+
+
+def test_more_frames_take_no_more_memory(tmp_path):
+    peaks = []
+    for num_frames in (5, 25):
+        movie = (Frame(t, *discs([(30, 30), (60, 80)], seed=t)) for t in range(num_frames))
+        tracemalloc.start()
+        write_site(tmp_path, movie, PatchConfig(name="patch", window_px=128), **NAMES)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 @pytest.mark.slow

@@ -253,8 +253,20 @@ def test_dead_codes_are_revived_by_encoder_outputs():
     model = build(patch_px=32, revive_dead_codes=True)
     with torch.no_grad():
         model.vq.w.weight[5:] = 1e3  # nothing is near
-    out = model.loss(some_batch(), 0)
-    model.end_epoch(out.tallies, training=True)
-    z = model._last_z
-    assert all((z == code).all(1).any() for code in model.vq.w.weight[5:])
+    tallies = model.loss(some_batch(), 0).tallies
+    dead = tallies["codes"] == 0
+    z = model(some_batch().x).z.permute(0, 2, 3, 1).flatten(0, 2)
+    model.end_epoch(tallies, training=True)
+    assert int(dead.sum()) >= 59
+    assert all(torch.isclose(z, code, atol=1e-5).all(1).any() for code in model.vq.w.weight[dead])
     assert int((model.loss(some_batch(), 0).tallies["codes"] > 0).sum()) > 5
+
+
+def test_revival_resumes_from_the_state_and_still_loads_the_references_weights():
+    model, resumed, reference = (build(patch_px=32, revive_dead_codes=True) for _ in range(3))
+    tallies = model.loss(some_batch(), 0).tallies
+    resumed.load_state_dict(model.state_dict())
+    model.end_epoch(tallies, training=True)
+    resumed.end_epoch(tallies, training=True)
+    assert torch.equal(model.vq.w.weight, resumed.vq.w.weight)
+    reference.load_state_dict(build(patch_px=32).state_dict(), strict=True)

@@ -76,14 +76,15 @@ def load_state(model: torch.nn.Module, weights: dict[str, torch.Tensor], source:
     ValueError
         Names or shapes differ; the message names the first.
     """
-    own = model.state_dict()
-    missing, surplus = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
-    if missing or surplus or shapes:
-        parts = [f"missing {missing[:3]}"] * bool(missing) + [f"surplus {surplus[:3]}"] * bool(surplus)
-        parts += [f"{name} is {tuple(weights[name].shape)}, not {tuple(own[name].shape)}" for name in sorted(shapes)[:3]]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        own = model.state_dict()
+        shapes = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
+        parts = [f"{name} is {tuple(weights[name].shape)}, not {tuple(own[name].shape)}" for name in shapes[:3]]
+        for what, names in (("missing", own.keys() - weights.keys()), ("surplus", weights.keys() - own.keys())):
+            parts += [f"{what} {sorted(names)[:3]}"] if names else []
         raise ValueError(
             f"{source} does not fit this model: {'; '.join(parts)}. Use the model settings it was trained with (model=..., "
-            "model.num_hiddens, model.num_codes, data.channels)."
-        )
-    model.load_state_dict(weights)
+            "model.latent_dim, model.num_codes, data.channels)."
+        ) from error

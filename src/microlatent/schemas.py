@@ -128,7 +128,7 @@ class PatchConfig:
     out: str | None = None  # folder of the patches; default outputs/patches/<name of data.root>
     well: str = "A1"  # where the path does not say
     site: str = "Site_0"  # where the path does not say
-    tracks: str = "auto"  # auto, ids (mask values are track ids), link (assignment tracker), or a CSV file
+    tracks: str = "auto"  # auto, ids (mask values are track ids), link (assignment tracker), or a CSV file (frames as the masks')
     window_px: int = 256  # side of the square cut around a cell's centre
     boundary: str = "pad"  # pad, or skip cells whose window leaves the image
     min_area_px: int = 1  # smaller labels are not cells

@@ -160,16 +160,18 @@ def exemplars(
     Source: the quintile means and galleries of Wu et al. 2020 (DynaMorph), doi 10.1101/2020.07.20.213074.
     """
     rng = np.random.default_rng((seed, component))
-    rank = np.argsort(np.argsort(scores, 0, kind="stable"), 0) / max(1, len(scores) - 1)
-    cells = np.arange(len(scores)) if cells is None else cells
     others = [index for index in held if index != component]
-    quantile = np.minimum((rank[:, component] * num_quantiles).astype(int), num_quantiles - 1)
+    shown = scores[:, [component, *others]]
+    rank = np.argsort(np.argsort(shown, 0, kind="stable"), 0) / max(1, len(scores) - 1)
+    cells = np.arange(len(scores)) if cells is None else cells
+    quantile = np.minimum((rank[:, 0] * num_quantiles).astype(int), num_quantiles - 1)
     members, gallery, bands = [], [], []
     for number in range(num_quantiles):
         inside = rng.permutation(np.flatnonzero(quantile == number))
+        other_rank = rank[inside, 1:]
         members.append(np.sort(inside[:max_mean]))
         for band in BANDS:
-            near = inside[((rank[inside][:, others] >= band[0]) & (rank[inside][:, others] <= band[1])).all(1)]
+            near = inside[((other_rank >= band[0]) & (other_rank <= band[1])).all(1)]
             if len(near) >= num_exemplars:
                 break
         _, first = np.unique(cells[near], return_index=True)

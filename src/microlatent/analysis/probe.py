@@ -145,9 +145,11 @@ def fit_ridge(z: NDArray, y: NDArray, groups: NDArray, seed: int = 0, num_inner:
         if not fit.any():  # a single group: nothing to choose by
             continue
         centre, level = z[fit].mean(0), y[fit].mean(0)
-        paths = ridge_path(z[fit] - centre, y[fit] - level)
-        for index, weights in enumerate(paths):
-            loss[index] += ((y[check] - level - (z[check] - centre) @ weights) ** 2).sum(0)
+        weights = ridge_path(z[fit] - centre, y[fit] - level)
+        z_check, y_check = z[check] - centre, y[check] - level
+        # Squared error by its quadratic form: n enters once, not for each strength.
+        loss += np.einsum("akt,kl,alt->at", weights, z_check.T @ z_check, weights, optimize=True)
+        loss += (y_check**2).sum(0) - 2 * np.einsum("akt,kt->at", weights, z_check.T @ y_check)
     # Of equal losses the stronger penalty is taken.
     best = len(ALPHAS) - 1 - loss[::-1].argmin(0)
     paths = ridge_path(z - z.mean(0), y - y.mean(0))

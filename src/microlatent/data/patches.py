@@ -25,6 +25,7 @@ from microlatent.files import atomic, write_csv, write_pickle
 from microlatent.schemas import PatchConfig
 
 MASK_NAMES = ("mask", "enlarged_mask")
+LASTING_IDS = 0.9  # tracks=auto takes mask values for track ids from this share on (real tracked masks: 0.97 to 0.99)
 
 
 class Frame(NamedTuple):
@@ -33,6 +34,10 @@ class Frame(NamedTuple):
     number: int
     image: np.ndarray  # (C, Y, X)
     labels: np.ndarray  # (Y, X), 0 is background
+
+
+class NoCells(ValueError):
+    """No frame of a site has a cell."""
 
 
 class SiteCells(NamedTuple):
@@ -83,10 +88,11 @@ def write_site(
 
     Raises
     ------
+    NoCells
+        If no frame has a cell.
     ValueError
-        If no frame has a cell, an image is not (C, Y, X) with these channels, or image and mask differ in size.
+        If an image is not (C, Y, X) with these channels, or image and mask differ in size.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     parts, num_frames, num_skipped, num_cropped = [], 0, 0, 0
     reach: list[np.ndarray] = []
     with atomic(folder / "patches.h5") as temporary, h5py.File(temporary, "w") as file:
@@ -103,7 +109,7 @@ def write_site(
                 _write_stacks(folder, frame.number, found, patches)
         cells = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
         if cells.empty:
-            raise ValueError(
+            raise NoCells(
                 f"{site}: none of its {num_frames} frames has a cell of at least {settings.min_area_px} px"
                 + (f" ({num_skipped} were skipped at the boundary)." if num_skipped else ".")
                 + " Cells are the values above 0 of the masks: check task.masks, task.min_area_px and task.boundary."
@@ -116,12 +122,12 @@ def write_site(
         known = {"pixel_um": pixel_um, "frame_min": frame_min}
         file.attrs.update({"well": well, "site": site, "channels": channels})
         file.attrs.update({name: value for name, value in known.items() if value is not None})
+        tracked, linked_by = _track(cells, settings, tracks, pixel_um)
+        write_csv(tracked, folder / "tracks.csv")
         file.attrs["complete"] = True
-    enough_px = 16 * int(np.ceil((2 * np.percentile(np.concatenate(reach), 99) + 2) / 16))
-    tracked, linked_by = _track(cells, settings, tracks, pixel_um)
-    write_csv(tracked, folder / "tracks.csv")
     if settings.reference_files:
         _write_trajectories(folder, tracked)
+    enough_px = 16 * int(np.ceil((2 * np.percentile(np.concatenate(reach), 99) + 2) / 16))
     return SiteCells(folder, cells, tracked, num_frames, num_skipped, num_cropped, enough_px, linked_by)
 
 
@@ -180,7 +186,7 @@ def _track(
         return linking.tracks_from_table(table, cells, pixel_um, min_track_frames=settings.min_track_frames), "table"
     how = settings.tracks
     if how == "auto":
-        how = "ids" if linking.share_of_lasting_ids(cells) > 0.7 else "link"
+        how = "ids" if linking.share_of_lasting_ids(cells) > LASTING_IDS else "link"
     if how == "ids":
         return linking.tracks_from_ids(cells, settings.min_track_frames), how
     return linking.link(cells, settings.max_step_px, settings.max_gap_frames, settings.min_track_frames), how

@@ -23,7 +23,9 @@ from microlatent.data.lazy import LazyArray, Span
 
 LARGE_BYTES = 64 * 1024  # byte strings from here on stay on disk until their array is read
 MAX_BYTES = 64 * 2**30  # what load() may take into memory
-PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, set, frozenset, np.generic)
+KEYS = (type(None), bool, int, float, complex, str, bytes, frozenset, np.generic)
+USUAL = {int, str}
+PLAIN = (*KEYS, bytearray, set)
 
 
 def load(path: str | Path, max_bytes: int = MAX_BYTES) -> Any:
@@ -171,6 +173,26 @@ def _encode(text: str, codec: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _keys(items: Any, depth: int = 0) -> Any:
+    """Return what may become keys of a dictionary or members of a set: numbers, text, and tuples of them.
+
+    Tuples nested by the thousand would end the process when they are hashed.
+    """
+    for item in items:
+        if isinstance(item, tuple) and depth < 8:
+            if not USUAL.issuperset(map(type, item)):  # pairs of numbers come by the million
+                _keys(item, depth + 1)
+        elif not isinstance(item, KEYS):
+            what = item.name if isinstance(item, _Name) else f"an object of type {type(item).__name__.strip('_').lower()}"
+            raise _Refused(f"holds {what} as a key, but numbers, text and tuples of them were expected")
+    return items
+
+
+def _dictionary(items: Any = ()) -> dict:
+    _keys([key for key, _ in items])
+    return dict(items)
+
+
 def _bytes_of(kind: type) -> Callable:
     """Build bytes or bytearray from bytes alone: from a number they would fill memory."""
 
@@ -189,11 +211,11 @@ def _is_type(*_: Any) -> Any:
 NAMES: dict[tuple[str, str], Callable] = {
     ("numpy", "ndarray"): _is_type,  # only ever an argument of _reconstruct
     ("numpy", "dtype"): _Dtype,
-    ("collections", "OrderedDict"): lambda items=(): dict(items),
+    ("collections", "OrderedDict"): _dictionary,
     ("_codecs", "encode"): _encode,
 } | {(module, name): call for module in ("builtins", "__builtin__") for name, call in {
-        "set": lambda items=(): set(items),
-        "frozenset": lambda items=(): frozenset(items),
+        "set": lambda items=(): set(_keys(items)),
+        "frozenset": lambda items=(): frozenset(_keys(items)),
         "complex": complex,
         "bytes": _bytes_of(bytes),
         "bytearray": _bytes_of(bytearray),
@@ -253,6 +275,32 @@ class _Unpickler(pickle._Unpickler):
     def load_binbytes8(self) -> None:
         self.append(self.content(struct.unpack("<Q", self.read(8))[0]))
 
+    # Between a mark and the opcode that ends it, the stack holds what came since the mark.
+    def load_setitem(self) -> None:
+        _keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_additems(self) -> None:
+        _keys(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self) -> None:
+        _keys(self.stack)
+        super().load_frozenset()
+
+    def load_dict(self) -> None:
+        _keys(self.stack[::2])
+        super().load_dict()
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+    dispatch[pickle.DICT[0]] = load_dict
     dispatch[pickle.BINBYTES[0]] = load_binbytes
     dispatch[pickle.BINBYTES8[0]] = load_binbytes8
     dispatch[pickle.BYTEARRAY8[0]] = load_binbytes8
@@ -268,8 +316,6 @@ class _Resolver:
     def resolve(self, value: Any, depth: int = 0) -> Any:
         """Return what ``value`` stands for; dictionaries and lists are changed in place."""
         if isinstance(value, PLAIN):
-            if isinstance(value, set | frozenset):
-                self.check_plain(value)
             return value
         if id(value) in self.done:
             return self.done[id(value)][1]
@@ -278,7 +324,6 @@ class _Resolver:
         if isinstance(value, dict):
             self.done[id(value)] = value, value
             for key, item in value.items():
-                self.check_plain(key if isinstance(key, tuple) else (key,))
                 value[key] = self.resolve(item, depth + 1)
             return value
         if isinstance(value, list):
@@ -301,12 +346,3 @@ class _Resolver:
             return LazyArray(value, np.dtype(np.uint8), (value.length,), (0,)).read().tobytes()
         what = value.name if isinstance(value, _Name) else type(value).__name__.strip("_").lower() + " without content"
         raise ValueError(f"{self.path} holds {what}, but arrays, numbers, text and plain containers were expected.")
-
-    def check_plain(self, items: Any, depth: int = 0) -> None:
-        """Refuse keys and members of sets that are not plain numbers or text."""
-        for item in items:
-            if isinstance(item, tuple) and depth < 100:
-                self.check_plain(item, depth + 1)
-            elif not isinstance(item, PLAIN):
-                what = item.name if isinstance(item, _Name) else f"an object of type {type(item).__name__.strip('_').lower()}"
-                raise ValueError(f"{self.path} holds {what} as a key, but numbers, text and tuples of them were expected.")

@@ -23,8 +23,9 @@ def draw_variance(pca: PCA, path: Path) -> Path:
     share = 100 * pca.spectrum / pca.spectrum.sum()
     number = np.arange(1, shown + 1)
     fig, ax = figures.new(1, 1, figures.COLUMN_MM, 62)
-    ax.bar(number[:kept], share[:kept], color=figures.OKABE_ITO[0], width=0.8, label="each, kept")
-    ax.bar(number[kept:], share[kept:shown], color=figures.GREY, width=0.8, label="each, left out")
+    steps = {"step": "mid", "linewidth": 0}  # bars that stay quick where there are thousands
+    ax.fill_between(number[:kept], share[:kept], color=figures.OKABE_ITO[0], label="each, kept", **steps)
+    ax.fill_between(number[kept - 1 :], share[kept - 1 : shown], color=figures.GREY, label="each, left out", zorder=0, **steps)
     ax.plot(number, np.cumsum(share)[:shown], "-", color="black", linewidth=1, label="cumulative")
     ax.plot(kept, share[:kept].sum(), "o", color="black", markersize=3.5)
     ax.annotate(

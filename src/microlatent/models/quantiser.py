@@ -64,8 +64,8 @@ def perplexity(counts: Tensor) -> Tensor:
     return torch.exp(-(share * torch.log(share + 1e-10)).sum())
 
 
-def matching_loss(z_BD: Tensor, relations: Tensor, config) -> Tensor:
-    """Pull latents of one track together and, in the mean generation, push unrelated ones apart up to a margin.
+def matching_loss(z_BD: Tensor, relations: Tensor, weights: Tensor, margin: float | None) -> Tensor:
+    """Pull latents of one track together and, with a margin, push unrelated ones apart.
 
     Parameters
     ----------
@@ -73,17 +73,18 @@ def matching_loss(z_BD: Tensor, relations: Tensor, config) -> Tensor:
         Latents of this process's patches.
     relations
         Codes 0, 1, 2 between all patches of the global batch, (B, B) over all processes.
-    config
-        A :class:`~microlatent.schemas.VQVAEConfig`.
+    weights
+        Weight of the mean squared difference of a pair, for each of the three codes.
+    margin
+        Unrelated pairs cost max(0, weight * difference + margin), and the loss is the mean over pairs (the reference's current
+        generation). None: the loss is the sum over pairs (the paper's generation).
     """
     with torch.autocast(z_BD.device.type, enabled=False):
         z_BD = distributed.gather(z_BD.float())
         gram = z_BD @ z_BD.t()
         length = gram.diagonal()
-        similarity = (length[:, None] + length - 2 * gram) / z_BD.shape[1]
-        unrelated = config.matching_unrelated if config.matching == "mean" else 0.0
-        weights = similarity.new_tensor([unrelated, config.matching_track, config.matching_adjacent])[relations.long()]
-        pairs = weights * similarity
-        if config.matching == "sum":
+        difference = (length[:, None] + length - 2 * gram) / z_BD.shape[1]
+        pairs = weights[relations.long()] * difference
+        if margin is None:
             return pairs.sum()
-        return torch.where(relations == 0, (pairs + config.matching_margin).clamp_min(0), pairs).mean()
+        return torch.where(relations == 0, (pairs + margin).clamp_min(0), pairs).mean()

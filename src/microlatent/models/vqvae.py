@@ -129,14 +129,18 @@ class VQVAE(nn.Module):
         self.dec = nn.Sequential(*decoder)
         # 1 on the image, 0 on the ring around it.
         self.register_buffer("inside", to_blocks(torch.ones(1, 1, patch_px, patch_px)), persistent=False)
-        self._last_z = None  # (N, D) encoder outputs of the latest training batch, for revive_dead_codes
-
-    @property
-    def needs(self) -> set[str]:
-        """Fields of a training batch that the loss reads beyond the pixels."""
-        config = self.config
+        unrelated = config.matching_unrelated if config.matching == "mean" else 0.0
+        weights = torch.tensor([unrelated, config.matching_track, config.matching_adjacent])
+        self.register_buffer("matching_weights", weights, persistent=False)
         matched = config.matching != "none" and config.weight_matching > 0
-        return ({"relations"} if matched else set()) | ({"mask"} if config.masked_loss else set())
+        self.needs = {name for name, used in (("relations", matched), ("mask", config.masked_loss)) if used}
+        if config.revive_dead_codes:
+            # Encoder outputs drawn from the latest training batch, one for each code. In the state, because a resumed run may
+            # need them; weights of a model without them (the reference's) load all the same.
+            self.register_buffer("candidates", torch.zeros(config.num_codes, h))
+            self.register_load_state_dict_pre_hook(
+                lambda module, state, prefix, *_: state.setdefault(f"{prefix}candidates", module.candidates)
+            )
 
     def first_conv(self, x_blocks: Tensor, norm: BatchNorm, statistics: str) -> Tensor:
         """Apply the first strided convolution, with the z16 model's 1 x 1 convolution before it folded in."""
@@ -203,12 +207,14 @@ class VQVAE(nn.Module):
         total = config.weight_recon * recon + config.weight_commitment * out.commitment
         matching = torch.zeros_like(recon)
         if config.matching != "none" and batch.relations is not None:
-            z = out.z_after if self.is_z32 else out.z
-            matching = matching_loss(z.permute(0, 2, 3, 1).flatten(1), batch.relations, config)
+            z = (out.z_after if self.is_z32 else out.z).permute(0, 2, 3, 1).flatten(1)
+            margin = config.matching_margin if config.matching == "mean" else None
+            matching = matching_loss(z, batch.relations, self.matching_weights, margin)
             total = total + config.weight_matching * matching
         counts = self.vq.count(out.codes)
         if self.training and config.revive_dead_codes:
-            self._last_z = out.z.detach().permute(0, 2, 3, 1).flatten(0, 2).float()
+            z = out.z.detach().permute(0, 2, 3, 1).flatten(0, 2)
+            self.candidates.copy_(z[torch.randint(len(z), (config.num_codes,)).to(z.device)])
         terms = {"total": total, "recon": recon, "commitment": out.commitment, "matching": matching}
         return Losses(terms | {"perplexity": perplexity(counts)}, {"codes": counts})
 
@@ -256,12 +262,8 @@ class VQVAE(nn.Module):
                 f"only {used} of {self.config.num_codes} codes are in use, so patches share few latent values. Try "
                 "model.revive_dead_codes=true, a lower trainer.lr, data.normalise=dataset, or fewer codes (model.num_codes)."
             )
-        if training and self.config.revive_dead_codes and self._last_z is not None:
-            self.revive(counts == 0)
+        if training and self.config.revive_dead_codes:
+            dead = counts == 0
+            with torch.no_grad():
+                self.vq.w.weight[dead] = distributed.share(self.candidates.cpu()).to(dead.device)[dead]
         return {"codes_used": float(used), "perplexity": float(perplexity(counts))}, warnings
-
-    @torch.no_grad()
-    def revive(self, dead: Tensor) -> None:
-        """Replace the codes marked in ``dead`` (K,) by randomly drawn encoder outputs of the latest training batch."""
-        draws = torch.randint(len(self._last_z), (int(dead.sum()),))
-        self.vq.w.weight[dead] = distributed.share(self._last_z[draws.to(dead.device)].cpu()).to(dead.device)

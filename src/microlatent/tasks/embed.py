@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FEWEST_FOR_UMAP = 10
-PROBE_ROWS = 20_000  # at most; more would cost time without narrowing an interval over tracks
+PROBE_ROWS = 10_000  # at most; more would cost time without narrowing an interval over tracks
 PROBE_SIDE_PX = 32  # patches are averaged down to about this side for the pixel baseline
 NUM_FOLDS = 5
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from microlatent import figures
 from microlatent.data.images import Pair, find_fields, join
-from microlatent.data.patches import Frame, SiteCells, cut_frame, site_folder, write_site
+from microlatent.data.patches import Frame, NoCells, SiteCells, cut_frame, site_folder, write_site
 from microlatent.data.wells import raw_folder
 from microlatent.files import write_csv, write_json
 from microlatent.progress import track
@@ -25,6 +25,11 @@ from microlatent.run import Rehearsal
 from microlatent.schemas import PatchConfig, Settings
 
 logger = logging.getLogger(__name__)
+HOW = {
+    "ids": "by the masks' values, task.tracks=ids",
+    "link": "linked from frame to frame, task.tracks=link",
+    "table": "of the table",
+}
 COLOURS = [colour for colour in figures.OKABE_ITO if colour != "#000000"]
 
 
@@ -66,13 +71,22 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     _claim(folder, root)
     done: list[tuple[Site, SiteCells]] = []
     for site in sites:
-        cut = write_site(
-            site_folder(folder, site.well, site.name),
-            track(_frames(site), f"Cutting {site.name}", total=len(site.pair.frames)),
-            task,
-            **{"well": site.well, "site": site.name, "channels": site.channels, "tracks": site.tracks, "truth": site.truth},
-            **{"pixel_um": site.pixel_um, "frame_min": site.frame_min},
-        )
+        target = site_folder(folder, site.well, site.name)
+        try:
+            cut = write_site(
+                target,
+                track(_frames(site), f"Cutting {site.name}", total=len(site.pair.frames)),
+                task,
+                **{"well": site.well, "site": site.name, "channels": site.channels, "tracks": site.tracks, "truth": site.truth},
+                **{"pixel_um": site.pixel_um, "frame_min": site.frame_min},
+            )
+        except NoCells as error:
+            if len(sites) == 1:
+                raise
+            logger.warning("%s The site is left out.", error)
+            if not any(target.iterdir()):
+                target.rmdir()
+            continue
         done.append((site, cut))
         logger.info(
             "%s: %d cells in %d frames, %d tracks (%s)%s",
@@ -84,6 +98,10 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
                 "%s: %.0f %% of the cells reach beyond their window of %d px. task.window_px=%d would hold 99 %% of them.",
                 *(site.name, 100 * cut.num_cropped / len(cut.cells), task.window_px, cut.enough_px),
             )
+    if not done:
+        raise ValueError(
+            f"None of the {len(sites)} sites has a cell. Cells are the values above 0 of the masks: check task.masks."
+        )
     table = pd.DataFrame([_summary(site, cut) for site, cut in done])
     write_csv(table, out / "tables" / "sites.csv")
     counts = [cut.cells.groupby("frame").size().rename("num_cells").reset_index().assign(site=site.name) for site, cut in done]
@@ -237,9 +255,6 @@ def _frames(site: Site) -> Iterator[Frame]:
         yield frame
 
 
-HOW = {"ids": "mask values are track ids", "link": "linked from frame to frame", "table": "from the table"}
-
-
 def _summary(site: Site, cut: SiteCells) -> dict[str, Any]:
     length = cut.tracks.groupby("trajectory").size()
     return {
@@ -276,7 +291,8 @@ def draw(site: Site, cut: SiteCells, task: PatchConfig, path: Path, num_examples
     for ax in axes[:, 0]:
         ax.remove()
     ax = fig.add_subplot(grid[:, 0])
-    figures.image(ax, frame.image[0], *figures.limits(frame.image[0], 0.5, 99.7))
+    limits = figures.limits(frame.image[0], 0.5, 99.7)
+    figures.image(ax, frame.image[0], *limits)
     tracks = cut.tracks.set_index(["frame", "cell_id"])["trajectory"]
 
     def colour_of(cell_id: int) -> str:
@@ -299,8 +315,7 @@ def draw(site: Site, cut: SiteCells, task: PatchConfig, path: Path, num_examples
             if row == 0:
                 ax.set_title(("as cut", "others masked")[column])
             if row < len(chosen):
-                plane = getattr(patches, name)[chosen[row]][0]
-                figures.image(ax, plane, *figures.limits(patches.masked_mat[chosen[row]][0], 0.5, 99.7))
+                figures.image(ax, getattr(patches, name)[chosen[row]][0], *limits)
                 ax.contour(patches.mask[chosen[row]], [0.5], colors=[colour_of(found.cell_id[chosen[row]])], linewidths=0.7)
     return figures.save(fig, path)
 

@@ -1,0 +1,1 @@
+"""Measurements against the references' methods; run by ``make bench``."""

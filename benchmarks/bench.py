@@ -1,0 +1,111 @@
+"""Speed against the wells reference's methods, side by side: ``make bench`` or ``python -m benchmarks.bench [--device cuda]``.
+
+Prints patches per second (median and quartiles) and ratios. Ways that are compared take turns in one process; allocator
+settings are a process's own, so each has its process, and these take turns too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.timing import in_process, spread
+
+console = Console(width=130)
+
+
+def table(title: str, *columns: str) -> Table:
+    """Return an empty table with numbers to the right."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="right" if number else "left", overflow="fold")
+    return made
+
+
+def network(threads: int, passes: int, rounds: int) -> None:
+    """Training step and encoding, each under the default and the tuned allocator."""
+    results: dict[str, dict] = {}
+    for number in range(passes):
+        for setting in ("default", "tuned"):
+            extra = ["--compile"] if number == 0 else []
+            part = in_process("benchmarks.network", setting, f"--threads={threads}", f"--rounds={rounds}", *extra)
+            for title, ways in part.items():
+                for name, rates in ways.items():
+                    results.setdefault(title, {}).setdefault(name, {}).setdefault(setting, []).extend(rates)
+    changed = 100 * np.mean(results.pop("codes changed by bf16")["share"]["default"])
+    shown = table(
+        f"Network, batch 64, 2 x 128 x 128, {threads} threads: patches/s. bf16 changes {changed:.1f} % of the codes",
+        "",
+        "default allocator",
+        "tuned allocator",
+        "ratio, default",
+        "ratio, tuned",
+        "ours tuned / reference default",
+    )
+    for title, ways in results.items():
+        base = ways["reference"]
+        for name, rates in ways.items():
+            cells = [spread(rates["default"]), spread(rates["tuned"])]
+            if name != "reference":
+                for setting in ("default", "tuned"):
+                    num = len(rates[setting])
+                    cells.append(spread(np.array(rates[setting]) / base[setting][:num], 1))
+                cells.append(f"{np.median(rates['tuned']) / np.median(base['default']):.1f}")
+            shown.add_row(f"{title}: {name}", *cells)
+        shown.add_section()
+    console.print(shown)
+
+
+def pipeline(threads: int) -> None:
+    """Assembling, loading, and what a step costs outside of the network."""
+    facts = in_process("benchmarks.pipeline", f"--threads={threads}")
+    shown = table(
+        f"Assembling {facts['cells']} cells from {facts['gigabytes']:.2f} GB of the reference's pickles (whole processes)",
+        "",
+        "seconds",
+        "patches/s",
+        "peak memory, MB",
+    )
+    for name in ("reference", "ours"):
+        part = facts["assemble"][name]
+        rates = facts["cells"] / np.array(part["seconds"])
+        shown.add_row(name, spread(part["seconds"], 1), spread(rates), f"{max(part['peak_mb']):,.0f}")
+    console.print(shown)
+    shown = table("Batches of 64 from that store, augmented and normalised", "", "patches/s")
+    for name, rates in facts["load"].items():
+        shown.add_row(name, spread(rates))
+    console.print(shown)
+    shown = table("train.py on that store, after the first epoch", "", "")
+    shown.add_row("whole loop, patches/s", spread(facts["loop"]))
+    shown.add_row("network step alone, patches/s", spread(facts["steps"]))
+    outside = 1000 * 64 * (1 / np.median(facts["loop"]) - 1 / np.median(facts["steps"]))
+    shown.add_row("loading, bookkeeping and checkpoints, ms per step of 64", f"{outside:.1f}")
+    console.print(shown)
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    parser.add_argument("--passes", type=int, default=2, help="processes per allocator setting")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each way in a process")
+    parser.add_argument("--only", choices=["network", "pipeline"])
+    arguments = parser.parse_args()
+    if arguments.device.startswith("cuda"):
+        from benchmarks.gpu import show
+
+        show(console, arguments.device, arguments.rounds)
+        return
+    if arguments.only != "pipeline":
+        network(arguments.threads, arguments.passes, arguments.rounds)
+    if arguments.only != "network":
+        pipeline(arguments.threads)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""W&B runs as they lie on disk, read back with W&B's own reader."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_training import SMALL
+
+
+@pytest.fixture(scope="module")
+def tracked(stores_folder, tmp_path_factory):
+    """A training run and its latents, logged offline, with HOME in an empty folder."""
+    root, folder = Path(__file__).parents[1], tmp_path_factory.mktemp("wandb")
+    (folder / "home").mkdir()
+    env = {"PYTHONPATH": str(root / "src"), "HOME": str(folder / "home"), "PATH": os.environ["PATH"]}
+    options = [option for option in SMALL if not option.startswith("logger")]
+    train = ["train.py", f"data.store={stores_folder}", "name=tracked", "trainer.epochs=2", "logger.tags=[test]", *options]
+    for entry, *arguments in (train, ["infer.py", "task=process", "run=latest"]):
+        done = subprocess.run([sys.executable, str(root / entry), *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def records(folder: Path) -> list[dict]:
+    """Every record of an offline run."""
+    path = next(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    line = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
+    env = os.environ | {"WANDB_ERROR_REPORTING": "false", "HOME": str(folder)}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=env)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(text) for text in done.stdout.splitlines() if text.startswith("{")]
+
+
+def test_offline_run_holds_config_metrics_images_and_checkpoint(tracked):
+    text = json.dumps(records(next(tracked.glob("outputs/tracked/*"))))
+    for word in ("num_codes", "val_total", "reconstructions", "checkpoint", "best_val_recon", '"train"', "test"):
+        assert word in text, word
+
+
+def test_tasks_of_one_experiment_share_a_group_and_differ_in_job_type(tracked):
+    run = next(tracked.glob("outputs/tracked/*"))
+    texts = [json.dumps(records(folder)) for folder in (run, run / "process")]
+    assert all("tracked" in text for text in texts)
+    assert "process" in texts[1]
+    assert "latents" in texts[1]
+
+
+def test_nothing_is_written_outside_the_run(tracked):
+    assert not [path for path in (tracked / "home").rglob("*") if path.is_file() and "wandb" in str(path).lower()]
+    assert list(tracked.glob("outputs/tracked/*/wandb/data/**/*.ckpt")) or list(tracked.glob("outputs/tracked/*/wandb/**/artifacts/**/*"))
+
+
+def test_offline_run_tries_no_network(stores_folder, tmp_path):
+    if not Path("/usr/bin/strace").exists():
+        pytest.skip("strace is not installed, so connections cannot be watched")
+    root = Path(__file__).parents[1]
+    options = [option for option in SMALL if not option.startswith("logger")]
+    line = ["strace", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(tmp_path / "trace"), sys.executable, str(root / "train.py")]
+    env = os.environ | {"PYTHONPATH": str(root / "src"), "HOME": str(tmp_path)}
+    subprocess.run([*line, f"data.store={stores_folder}", "trainer.epochs=1", *options], cwd=tmp_path, env=env, check=True, timeout=300)
+    trace = (tmp_path / "trace").read_text()
+    outside = [row for row in trace.splitlines() if "AF_INET" in row and '"127.0.0.1"' not in row and '"::1"' not in row]
+    assert not outside
+
+
+def test_online_without_a_key_says_so_and_logs_offline(stores_folder, command):
+    options = [option for option in SMALL if not option.startswith("logger")]
+    done = command("train", f"data.store={stores_folder}", "trainer.epochs=1", "logger.mode=online", "name=x", *options, WANDB_API_KEY="")
+    assert "there is no W&B key" in done.stderr
+    assert list(command.folder.glob("outputs/x/*/wandb/offline-run-*"))
