@@ -48,7 +48,7 @@ def watch(folder: Path, threads: int, *command: str) -> tuple[float, float]:
 
 
 def assemble(folder: Path, threads: int, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Both ways in turn, from the warm page cache."""
+    """Run both ways in turn, from the warm page cache."""
     (folder / "reference").mkdir()
     commands = {
         "reference": ["-m", "benchmarks.assembling", str(folder / "supp"), str(folder / "reference")],
@@ -73,7 +73,7 @@ def open_source(folder: Path) -> PatchSource:
 
 
 def load(source: PatchSource, rounds: int) -> dict[str, list[float]]:
-    """Batches of one epoch from memory as the reference takes them, and from the mapped store."""
+    """Make the batches of one epoch from memory as the reference takes them, and from the mapped store."""
     plan = source.plan("train", 0, BATCH, 0)
     order = np.concatenate(plan)
     images = source.read(order).astype(np.float64)
@@ -93,7 +93,7 @@ def load(source: PatchSource, rounds: int) -> dict[str, list[float]]:
 
 
 def steps_alone(source: PatchSource, rounds: int) -> list[float]:
-    """The network's step on batches that lie ready."""
+    """Time the network's step on batches that lie ready."""
     model = build()
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
     plan = source.plan("train", 0, BATCH, 0)
@@ -109,7 +109,7 @@ def steps_alone(source: PatchSource, rounds: int) -> list[float]:
 
 
 def loop(folder: Path, threads: int, epochs: int) -> list[float]:
-    """Patches per second of the epochs of a training run, less the first."""
+    """Return the patches per second of the epochs of a training run, less the first."""
     command = [str(ROOT / "train.py"), "data=wells", f"data.store={folder / 'stores'}", "data.val_share=0", "logger=csv"]
     watch(folder, threads, *command, f"trainer.epochs={epochs}", f"trainer.batch_size={BATCH}", f"trainer.threads={threads}")
     (history,) = folder.glob("outputs/*/*/history.csv")

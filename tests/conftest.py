@@ -59,13 +59,15 @@ def compose():
 
 
 @pytest.fixture
-def command(tmp_path):
+def command(tmp_path, tmp_path_factory):
     """Return a function that runs one of the three commands as a user does, in an empty folder."""
     import subprocess
     import sys
 
     def run(entry: str, *arguments: str, check: bool = True, launcher: tuple[str, ...] = (), **environment: str):
-        env = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "HOME": str(tmp_path / "home"), **environment}
+        fonts = tmp_path_factory.getbasetemp() / "matplotlib"  # or every command would look for fonts anew
+        env = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "MPLCONFIGDIR": str(fonts)}
+        env |= {"HOME": str(tmp_path / "home"), **environment}
         line = [sys.executable, *launcher, str(ROOT / f"{entry}.py"), *arguments]
         done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
         assert not check or done.returncode == 0, done.stdout + done.stderr

@@ -21,13 +21,21 @@ def imported(golden_folder, tmp_path_factory):
 
     def run(entry, *arguments):
         line = [sys.executable, str(root / f"{entry}.py"), *arguments, "logger=csv"]
-        done = subprocess.run(line, cwd=folder, env={"PYTHONPATH": str(root / "src")}, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            line, cwd=folder, env={"PYTHONPATH": str(root / "src")}, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
         return done
 
     wells = golden_folder / "wells"
     run("infer", "task=assemble", f"data.root={wells / 'supp'}", NAMES)
-    run("train", f"data.root={wells / 'supp'}", f"init_from={wells / 'weights/golden_z16/model.pt'}", "trainer.epochs=0", "name=golden")
+    run(
+        "train",
+        f"data.root={wells / 'supp'}",
+        f"init_from={wells / 'weights/golden_z16/model.pt'}",
+        "trainer.epochs=0",
+        "name=golden",
+    )
     run("infer", "task=process", "run=latest", "task.norm=instance", "task.normalise=patch", "task.reference_files=true")
     return folder
 
@@ -54,9 +62,17 @@ def test_channels_match_by_name_and_a_missing_one_is_named(imported, golden_fold
     run = next(imported.glob("outputs/golden/*"))
     arguments = ["task=process", f"run={run}", "logger=csv"]
     other = imported / "outputs" / "stores" / "wells-supp"
-    command("infer", "task=assemble", f"data.root={golden_folder / 'wells' / 'supp'}", "data.channel_names=[retardance,GFP]", "logger=csv")
+    command(
+        "infer",
+        "task=assemble",
+        f"data.root={golden_folder / 'wells' / 'supp'}",
+        "data.channel_names=[retardance,GFP]",
+        "logger=csv",
+    )
     done = command("infer", *arguments, f"data.store={command.folder / 'outputs/stores/wells-supp'}", check=False)
     assert done.returncode == 2
     assert "Channels ['phase'] are needed" in done.stderr
     assert "['retardance', 'GFP']" in done.stderr
-    assert "trained on channels" in command("infer", *arguments, f"data.store={other}", "data.channels=[phase]", check=False).stderr
+    assert (
+        "trained on channels" in command("infer", *arguments, f"data.store={other}", "data.channels=[phase]", check=False).stderr
+    )

@@ -20,7 +20,9 @@ def tracked(stores_folder, tmp_path_factory):
     options = [option for option in SMALL if not option.startswith("logger")]
     train = ["train.py", f"data.store={stores_folder}", "name=tracked", "trainer.epochs=2", "logger.tags=[test]", *options]
     for entry, *arguments in (train, ["infer.py", "task=process", "run=latest"]):
-        done = subprocess.run([sys.executable, str(root / entry), *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, str(root / entry), *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -51,7 +53,9 @@ def test_tasks_of_one_experiment_share_a_group_and_differ_in_job_type(tracked):
 
 def test_nothing_is_written_outside_the_run(tracked):
     assert not [path for path in (tracked / "home").rglob("*") if path.is_file() and "wandb" in str(path).lower()]
-    assert list(tracked.glob("outputs/tracked/*/wandb/data/**/*.ckpt")) or list(tracked.glob("outputs/tracked/*/wandb/**/artifacts/**/*"))
+    assert list(tracked.glob("outputs/tracked/*/wandb/data/**/*.ckpt")) or list(
+        tracked.glob("outputs/tracked/*/wandb/**/artifacts/**/*")
+    )
 
 
 def test_offline_run_tries_no_network(stores_folder, tmp_path):
@@ -59,9 +63,21 @@ def test_offline_run_tries_no_network(stores_folder, tmp_path):
         pytest.skip("strace is not installed, so connections cannot be watched")
     root = Path(__file__).parents[1]
     options = [option for option in SMALL if not option.startswith("logger")]
-    line = ["strace", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(tmp_path / "trace"), sys.executable, str(root / "train.py")]
+    line = [
+        "strace",
+        "-f",
+        "-qq",
+        "-e",
+        "trace=connect,sendto",
+        "-o",
+        str(tmp_path / "trace"),
+        sys.executable,
+        str(root / "train.py"),
+    ]
     env = os.environ | {"PYTHONPATH": str(root / "src"), "HOME": str(tmp_path)}
-    subprocess.run([*line, f"data.store={stores_folder}", "trainer.epochs=1", *options], cwd=tmp_path, env=env, check=True, timeout=300)
+    subprocess.run(
+        [*line, f"data.store={stores_folder}", "trainer.epochs=1", *options], cwd=tmp_path, env=env, check=True, timeout=300
+    )
     trace = (tmp_path / "trace").read_text()
     outside = [row for row in trace.splitlines() if "AF_INET" in row and '"127.0.0.1"' not in row and '"::1"' not in row]
     assert not outside
@@ -69,6 +85,8 @@ def test_offline_run_tries_no_network(stores_folder, tmp_path):
 
 def test_online_without_a_key_says_so_and_logs_offline(stores_folder, command):
     options = [option for option in SMALL if not option.startswith("logger")]
-    done = command("train", f"data.store={stores_folder}", "trainer.epochs=1", "logger.mode=online", "name=x", *options, WANDB_API_KEY="")
+    done = command(
+        "train", f"data.store={stores_folder}", "trainer.epochs=1", "logger.mode=online", "name=x", *options, WANDB_API_KEY=""
+    )
     assert "there is no W&B key" in done.stderr
     assert list(command.folder.glob("outputs/x/*/wandb/offline-run-*"))

@@ -94,7 +94,9 @@ def execute(entry: str, cfg: Any) -> dict[str, float] | None:
         return carry_out(resume.continued(cfg, overrides, folder), overrides, resumed=folder)[0]
     if cfg.run:
         cfg.run = str(run.find(cfg.run, cfg.outputs, cfg.name))
-        cfg = config.with_run_data(cfg, overrides, run.read_config(Path(cfg.run)))
+        run_config = run.read_config(Path(cfg.run))
+        config.load_plugins(run_config["plugins"])
+        cfg = config.with_run_data(cfg, overrides, run_config)
     settings = config.settle(OmegaConf.to_container(cfg, resolve=True), entry)
     return carry_out(settings, overrides, sweep_job=sweep_job)[0]
 

@@ -170,7 +170,7 @@ def colour_points(ax: Axes, x: Any, y: Any, values: Any, name: str, seed: int = 
     x, y, values = np.asarray(x), np.asarray(y), np.asarray(values)
     order = np.random.default_rng(seed).permutation(len(x))
     look = {
-        "s": float(np.clip(9000 / max(1, len(x)), 1.0, 9.0)),
+        "s": float(np.clip(9000 / max(1, len(x)), 1.0, 7.0)),
         "alpha": 0.9 if len(x) < 2000 else 0.75,
         "linewidths": 0,
         "rasterized": True,

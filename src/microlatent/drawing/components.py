@@ -23,9 +23,9 @@ def draw_variance(pca: PCA, path: Path) -> Path:
     share = 100 * pca.spectrum / pca.spectrum.sum()
     number = np.arange(1, shown + 1)
     fig, ax = figures.new(1, 1, figures.COLUMN_MM, 62)
-    steps = {"step": "mid", "linewidth": 0}  # bars that stay quick where there are thousands
-    ax.fill_between(number[:kept], share[:kept], color=figures.OKABE_ITO[0], label="each, kept", **steps)
-    ax.fill_between(number[kept - 1 :], share[kept - 1 : shown], color=figures.GREY, label="each, left out", zorder=0, **steps)
+    edges = np.arange(shown + 1) + 0.5
+    ax.stairs(share[:kept], edges[: kept + 1], fill=True, color=figures.OKABE_ITO[0], label="each, kept")
+    ax.stairs(share[kept:shown], edges[kept:], fill=True, color=figures.GREY, label="each, left out")
     ax.plot(number, np.cumsum(share)[:shown], "-", color="black", linewidth=1, label="cumulative")
     ax.plot(kept, share[:kept].sum(), "o", color="black", markersize=3.5)
     ax.annotate(
@@ -76,7 +76,7 @@ def draw_means(means: NDArray, names: Sequence[str], title: str, pixel_um: float
     tiles.caption(0, quantiles, "highest \u2212 lowest")
     tiles.scale_bar(means.shape[-1], pixel_um)
     tiles.colour_bar(shown, 0, quantiles - 1, "mean intensity (counts)", 6)
-    tiles.colour_bar(changed, quantiles, quantiles, "change (counts)", 2)
+    tiles.colour_bar(changed, quantiles, quantiles, "change (counts)", 4)
     return tiles.save(path)
 
 

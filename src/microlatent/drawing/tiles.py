@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from microlatent import figures
@@ -86,7 +87,8 @@ class Tiles:
         axes = self.fig.add_axes((x0 / self.width, 1 - top - 2.0 / self.height, (x1 - x0) / self.width, 2.0 / self.height))
         bar = self.fig.colorbar(picture, cax=axes, orientation="horizontal", label=label)
         bar.outline.set_linewidth(0.4)
-        axes.locator_params(nbins=num_ticks)
+        # Ticks at the very ends would run into a neighbouring bar's.
+        axes.xaxis.set_major_locator(MaxNLocator(num_ticks, prune="both"))
 
     def save(self, path: Path) -> Path:
         """Write the figure and return its path."""

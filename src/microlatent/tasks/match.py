@@ -191,7 +191,7 @@ def draw(
     folder: Path,
 ) -> list[Path]:
     """Draw every figure that the data allow."""
-    examples = choose_examples(wells, settings.task.num_examples)
+    examples = choose_examples(wells, settings.task.num_examples, settings.seed)
     paths = []
     if examples and np.isfinite(centres(latents)).any():
         panels = [panel(latents, well, scale, examples) for well, scale in zip(wells, scales(wells, settings), strict=True)]
@@ -212,9 +212,11 @@ def draw(
     return paths
 
 
-def choose_examples(wells: list[Well], count: int) -> list[tuple[Well, str]]:
-    """Take the longest trajectories, in turn from each well."""
-    longest = [sorted(well.tracks, key=lambda name: -len(well.tracks[name])) for well in wells]
+def choose_examples(wells: list[Well], count: int, seed: int) -> list[tuple[Well, str]]:
+    """Take the longest trajectories, in turn from each well; of equally long ones any, so that they come from all over."""
+    rng = np.random.default_rng(seed)
+    shuffled = [[list(well.tracks)[index] for index in rng.permutation(len(well.tracks))] for well in wells]
+    longest = [sorted(names, key=lambda name: -len(well.tracks[name])) for well, names in zip(wells, shuffled, strict=True)]
     turns = [
         (well, names[turn]) for turn in range(count) for well, names in zip(wells, longest, strict=True) if turn < len(names)
     ]

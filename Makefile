@@ -1,0 +1,41 @@
+# Targets of microlatent; `make` alone prints them. DEVICE=cuda runs the bench on a GPU.
+VENV ?= .venv
+PYTHON := $(VENV)/bin/python
+DEVICE ?= cpu
+OUTPUTS ?= outputs
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format bench lock clean
+
+help:  ## print this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.ready: requirements/lock.txt scripts/setup_env.sh
+	@scripts/setup_env.sh $(VENV)
+	@touch $@
+
+setup: $(VENV)/.ready  ## make the environment (torch in the build that fits, then the locked packages)
+
+demo: $(VENV)/.ready  ## simulate a specimen, assemble, train, encode, match, embed; compare with what was planted
+	@$(PYTHON) scripts/demo.py --outputs $(OUTPUTS)
+
+test: $(VENV)/.ready  ## the fast tests
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m "not slow"
+
+test-all: $(VENV)/.ready  ## all tests: slow ones and real data too
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
+
+lint: $(VENV)/.ready  ## ruff: rules and format
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+format: $(VENV)/.ready  ## ruff: rewrite files in the house format
+	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
+
+bench: $(VENV)/.ready  ## speed and memory against the reference's method, as ratios (DEVICE=cpu or cuda)
+	@$(PYTHON) benchmarks/bench.py --device $(DEVICE)
+
+lock:  ## resolve requirements/lock.txt anew (needs uv)
+	@uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --no-annotate --no-emit-package torch -o requirements/lock.txt
+
+clean:  ## remove the environment; outputs/ stays
+	@rm -rf $(VENV) .ruff_cache .pytest_cache
