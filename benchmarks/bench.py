@@ -64,7 +64,7 @@ def pipeline(threads: int) -> None:
     """Assembling, loading, and what a step costs outside of the network."""
     facts = in_process("benchmarks.pipeline", f"--threads={threads}")
     shown = table(
-        f"Assembling {facts['cells']} cells from {facts['gigabytes']:.2f} GB of the reference's pickles (whole processes)",
+        f"Assembling {facts['cells']} cells from {facts['gigabytes']:.2f} GB of pickles (whole processes, start-up included)",
         "",
         "seconds",
         "patches/s",

@@ -120,9 +120,9 @@ def main() -> None:
     """Measure everything in a temporary folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--sites", type=int, default=2)
-    parser.add_argument("--frames", type=int, default=10)
-    parser.add_argument("--cells", type=int, default=24)
+    parser.add_argument("--sites", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=20)
+    parser.add_argument("--cells", type=int, default=20, help="per frame; 4.2 MB each in the temporary folder")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     allocator.tune()

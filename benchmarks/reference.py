@@ -49,7 +49,7 @@ class BroadcastQuantiser(nn.Module):
         codes = distances.argmin(1)
         quantised = self.w(codes).permute(0, 3, 1, 2)
         loss = ((quantised - z.detach()) ** 2).mean() + self.commitment_weight * ((quantised.detach() - z) ** 2).mean()
-        one_hot = torch.zeros(codes.numel(), self.w.num_embeddings).scatter_(1, codes.reshape(-1, 1), 1)
+        one_hot = torch.zeros(codes.numel(), self.w.num_embeddings, device=z.device).scatter_(1, codes.reshape(-1, 1), 1)
         share = one_hot.mean(0)
         return z + (quantised - z).detach(), loss, torch.exp(-(share * torch.log(share + 1e-10)).sum())
 
@@ -123,6 +123,6 @@ def process_one_by_one(model: ReferenceVQVAE, x: Tensor) -> tuple[np.ndarray, np
     for i in range(len(x)):
         z = model.enc(x[i : i + 1])
         z_after, _, _ = model.vq(z)
-        before.append(z.detach().numpy().reshape(1, -1))
-        after.append(z_after.detach().numpy().reshape(1, -1))
+        before.append(z.detach().cpu().numpy().reshape(1, -1))
+        after.append(z_after.detach().cpu().numpy().reshape(1, -1))
     return np.concatenate(before), np.concatenate(after)

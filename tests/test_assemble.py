@@ -31,7 +31,7 @@ def assembled(root: Path, out: Path, well: str = "A1", task: dict | None = None,
 
 @pytest.fixture
 def raw_copy(golden_folder, tmp_path):
-    """A copy of the golden wells' raw files that a test may damage."""
+    """Copy the golden wells' raw files, so that a test may damage them."""
     return Path(shutil.copytree(golden_folder / "wells" / "supp", tmp_path / "supp"))
 
 

@@ -84,8 +84,10 @@ def test_mistake_is_refused_with_the_nearest_thing_that_works(command, entry, ar
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_help_is_a_manual_that_imports_nothing_heavy(entry):
-    code = f"import sys; sys.argv = ['{entry}.py', '--help']; import runpy; runpy.run_path('{ROOT / entry}.py', run_name='__main__'); " \
-           "print('HEAVY', [m for m in ('torch', 'wandb', 'sklearn', 'pandas', 'numpy') if m in sys.modules])"  # fmt: skip
+    code = (
+        f"import runpy, sys; sys.argv = ['{entry}.py', '--help']; runpy.run_path('{ROOT / entry}.py', run_name='__main__'); "
+        "print('HEAVY', [m for m in ('torch', 'wandb', 'sklearn', 'pandas', 'numpy') if m in sys.modules])"
+    )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")}, check=True

@@ -133,6 +133,16 @@ def test_rehearsal_writes_nothing_and_lists_what_the_run_writes(done, folder, tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_pixel_baseline_sees_what_the_model_saw(folder):
+    latents = Latents.open(folder / "process" / "latents.h5ad")
+    assert latents.model_input() == (None, "dataset")
+    latents.birth = {
+        "config": {"data": {"channels": ["stain"], "normalise": "dataset"}},
+        "process": {"task": {"normalise": "patch"}},
+    }
+    assert latents.model_input() == (["stain"], "patch")
+
+
 @pytest.mark.slow
 def test_umap_columns_are_written_and_drawn(folder, tmp_path):
     embed.run(settings(folder, umap=True), tmp_path, NullTracker())

@@ -69,9 +69,14 @@ def test_earlier_results_are_set_aside_not_overwritten(tmp_path):
 def test_interrupted_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     write_text("old", path)
-    with pytest.raises(KeyboardInterrupt), atomic(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+
+    def write_half():
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 

@@ -55,24 +55,24 @@ def test_store_changed_after_assembly_is_refused(path):
         file["images"][:] = file["images"][:] + 1
 
     edit(path, brighten)
-    with pytest.raises(ValueError, match="changed after it was assembled.*Assemble it again"):
+    with pytest.raises(ValueError, match=r"changed after it was assembled.*Assemble it again"):
         Store.open(path)
 
 
 def test_store_of_a_newer_version_is_refused(path):
     edit(path, lambda file: file.attrs.update(format=99))
-    with pytest.raises(ValueError, match="store format 99.*reads up to 1"):
+    with pytest.raises(ValueError, match=r"store format 99.*reads up to 1"):
         Store.open(path)
 
 
 def test_truncated_foreign_and_absent_files_are_named(path, tmp_path):
     path.write_bytes(path.read_bytes()[:-5000])
-    with pytest.raises(ValueError, match="A1.h5.*cut short"):
+    with pytest.raises(ValueError, match=r"A1.h5.*cut short"):
         Store.open(path)
     h5py.File(tmp_path / "foreign.h5", "w").close()
-    with pytest.raises(ValueError, match="no store of microlatent"):
+    with pytest.raises(ValueError, match=r"no store of microlatent"):
         Store.open(tmp_path / "foreign.h5")
-    with pytest.raises(FileNotFoundError, match="task=assemble"):
+    with pytest.raises(FileNotFoundError, match=r"task=assemble"):
         Store.open(tmp_path / "absent.h5")
 
 
@@ -83,7 +83,7 @@ def test_full_disk_leaves_the_old_store_whole_and_no_other_file(path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(StoreWriter, "_copy", staticmethod(full))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left"):
         write_store(path, seed=3)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["A1.h5"]

@@ -26,7 +26,7 @@ SMALL = ("model.num_hiddens=4", "model.num_residual_hiddens=4", "model.num_codes
 
 @pytest.fixture
 def arguments(stores_folder, tmp_path):
-    """Overrides of a run that takes a second."""
+    """Return overrides of a run that takes a second."""
     return [f"data.store={stores_folder}", f"outputs={tmp_path / 'outputs'}", "name=test", *SMALL]
 
 
@@ -91,20 +91,17 @@ def test_same_seed_gives_the_same_history_and_another_seed_another(fit):
     assert differing_history(folders[0] / "history.csv", folders[2] / "history.csv") is not None
 
 
-class StopAt(NullTracker):
-    """Stand in the loop's way like a user: ask for a stop by a real signal after a number of batches."""
+def stop_after(monkeypatch, batches: int) -> None:
+    """Ask the loop to stop by a real signal after a number of batches."""
+    original, seen = training.Sums.add, []
 
-    @staticmethod
-    def after(monkeypatch, batches: int) -> None:
-        original, seen = training.Sums.add, []
+    def counted(self, *args):
+        seen.append(1)
+        if len(seen) == batches:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
 
-        def counted(self, *args):
-            seen.append(1)
-            if len(seen) == batches:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return original(self, *args)
-
-        monkeypatch.setattr(training.Sums, "add", counted)
+    monkeypatch.setattr(training.Sums, "add", counted)
 
 
 @pytest.mark.parametrize("batches", [3, 11, 20])
@@ -112,7 +109,7 @@ def test_resumed_run_equals_uninterrupted_run_bit_for_bit(fit, monkeypatch, batc
     options = ["trainer.epochs=3", "trainer.warmup_steps=5", "model.revive_dead_codes=true"]
     whole = fit(*options)
     with monkeypatch.context() as patch:
-        StopAt.after(patch, batches)
+        stop_after(patch, batches)
         with pytest.raises(Interrupted):
             fit(*options)
     stopped = next(path for path in whole.parent.iterdir() if run.read_status(path)["state"] == "interrupted")
@@ -171,7 +168,7 @@ def test_non_finite_loss_stops_before_the_step_and_names_it(fit, arguments, comp
 
 def test_accumulated_pieces_give_the_gradient_of_the_whole_batch(fit):
     # Batch statistics differ between pieces, so the claim holds for a model in evaluation mode.
-    model, source, settings = _parts(fit)
+    model, source, _ = _parts(fit)
     model.eval()
     rows = source.rows["train"][:16]
     grads = []

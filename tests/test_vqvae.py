@@ -9,6 +9,7 @@ import torch
 from benchmarks.reference import ReferenceVQVAE
 from microlatent.data.batch import Batch
 from microlatent.models.phases import from_blocks, to_blocks
+from microlatent.models.quantiser import nearest
 from microlatent.models.vqvae import VQVAE
 from microlatent.schemas import VQVAEConfig
 
@@ -238,6 +239,11 @@ def test_bf16_latents_are_near_those_of_fp32():
     assert coarse.dtype == torch.float32
     assert (coarse - exact).norm() < 0.05 * exact.norm()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+def test_nearest_code_is_the_first_of_the_smallest():
+    distance = torch.randn(500, 64).round(decimals=1)  # with ties
+    assert torch.equal(nearest(distance.clone()), torch.from_numpy(distance.numpy().argmin(1)))
 
 
 def test_few_codes_in_use_warn_with_the_remedy():

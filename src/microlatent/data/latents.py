@@ -6,6 +6,7 @@ the store's table, ``row`` (index in the store), ``store`` (its path) and ``part
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,10 +54,13 @@ def open_latents(settings: Settings, task: str) -> Latents:
 
 
 class Latents:
-    """A latents table: ``obs`` one row per patch, ``x`` (N, D), which stays on disk where it is contiguous there."""
+    """A latents table: ``obs`` one row per patch, ``x`` (N, D), which stays on disk where it is contiguous there.
 
-    def __init__(self, path: Path, obs: pd.DataFrame, x: np.ndarray) -> None:
-        self.path, self.obs, self.x = path, obs, x
+    ``birth`` is the provenance of the trained model, empty where unknown.
+    """
+
+    def __init__(self, path: Path, obs: pd.DataFrame, x: np.ndarray, birth: dict[str, Any] | None = None) -> None:
+        self.path, self.obs, self.x, self.birth = path, obs, x, birth or {}
 
     @classmethod
     def open(cls, path: str | Path, stores: Path | None = None) -> Latents:
@@ -77,6 +81,7 @@ class Latents:
                 if "X" not in file or "obs" not in file:
                     raise ValueError(f"{path} is no latents table: it lacks X or obs. Make one with task=process.")
                 obs, x = read_elem(file["obs"]), mapped(path, file["X"])
+                birth = json.loads(file["uns/birth"].asstr()[()]) if "uns/birth" in file else {}
         except OSError as error:
             raise ValueError(f"{path} cannot be read as HDF5 ({error}). It may be cut short; run task=process again.") from error
         for name in obs.columns[obs.dtypes == "category"]:
@@ -89,7 +94,7 @@ class Latents:
             )
         if not len(obs):
             raise ValueError(f"{path} holds no patch. Run task=process on a store that has some.")
-        return cls(path, obs, x)
+        return cls(path, obs, x, birth)
 
     @classmethod
     def _from_pickle(cls, path: Path, stores: Path | None) -> Latents:
@@ -139,6 +144,12 @@ class Latents:
                     "Run task=process again."
                 )
             yield store, rows
+
+    def model_input(self) -> tuple[list[str] | None, str]:
+        """Return the channels (None: all of the store) and the normalisation that the model saw, as far as known."""
+        trained = self.birth.get("config", {}).get("data", {})
+        processed = self.birth.get("process", {}).get("task", {})
+        return trained.get("channels"), processed.get("normalise") or trained.get("normalise") or "dataset"
 
     def cells(self) -> np.ndarray:
         """Return a number for the trajectory of each patch, over all stores (N,); patches of none have their own."""

@@ -57,9 +57,8 @@ class Normaliser:
         if self.mode == "none":
             return x_BCYX
         if self.mode == "patch":
-            mean = x_BCYX.mean((2, 3), keepdim=True)
-            std = (x_BCYX - mean).square().mean((2, 3), keepdim=True).sqrt()
-            return (x_BCYX - mean) / (std + EPS)
+            centred = x_BCYX - x_BCYX.mean((2, 3), keepdim=True)
+            return centred / (centred.square().mean((2, 3), keepdim=True).sqrt() + EPS)
         mean = torch.tensor(self.mean, device=x_BCYX.device)[:, None, None]
         scale = 1.0 / (torch.tensor(self.std, device=x_BCYX.device)[:, None, None] + EPS)
         return x_BCYX.sub_(mean).mul_(scale)

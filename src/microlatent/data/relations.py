@@ -100,7 +100,7 @@ class RelationTable:
 
 def reference_order(table: RelationTable, num_rows: int, seed: int = 123) -> np.ndarray:
     """Return DynaMorph's order of training: random starts, each followed by its whole chain of adjacent frames."""
-    random = np.random.RandomState(seed)  # noqa: NPY002  the reference's legacy generator, or the order would differ
+    random = np.random.RandomState(seed)  # the reference's legacy generator, or the order would differ
     pool = np.arange(num_rows)
     waiting = np.ones(num_rows, bool)
     order: list[int] = []

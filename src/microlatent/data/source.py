@@ -52,7 +52,7 @@ class PatchSource:
         )
         columns = [(store.moments[0][:, index], store.moments[1][:, index]) for store, index in self._indexed()]
         self.moments = tuple(np.concatenate(part) for part in zip(*columns, strict=True))
-        shifted = [store.relations + [[start, start, 0]] for store, start in zip(stores, self.starts, strict=False)]
+        shifted = [store.relations + np.array([[start, start, 0]]) for store, start in zip(stores, self.starts, strict=False)]
         self.relations = RelationTable(np.concatenate(shifted), len(self))
         self.fingerprints = {store.path.name: store.fingerprint for store in stores}
         self.normaliser: Normaliser | None = None

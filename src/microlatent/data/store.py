@@ -98,7 +98,7 @@ class Store:
         offset = data.id.get_offset()
         if offset is None or data.chunks is not None:
             raise ValueError(
-                f"{self.path}: {data.name} is chunked or compressed, but must be contiguous to be mapped. Assemble the store again."
+                f"{self.path}: {data.name} is chunked or compressed, but must be contiguous to be mapped. Assemble it again."
             )
         if offset + data.nbytes > os.path.getsize(self.path):
             raise ValueError(f"{self.path} is cut short: {data.name} reaches beyond its end. Assemble the store again.")

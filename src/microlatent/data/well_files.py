@@ -6,7 +6,7 @@ Three layouts are recognised by what a folder holds::
     <root>/<well>-supps/<site>/patches.h5, tracks.csv            ours
     <root>/<well>_static_patches.pkl, <well>_file_paths.pkl, _relations, _labels    wells that the reference assembled
 
-Rows come in the reference's order, the plain string order of ``<site folder>/<frame>_<cell>.h5``, so that its patch indices are ours.
+Rows come in the reference's order, the plain string order of ``<site folder>/<frame>_<cell>.h5``: its patch indices are ours.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class StaticWell:
         self.keys = list(pickles.load(self.files[1]))
         if len(self.keys) != len(self.patches) or len(self.patches.shape) != 5 or self.patches.shape[2] != 1:
             raise ValueError(
-                f"{self.files[0]} has shape {self.patches.shape}, but ({len(self.keys)}, channels, 1, rows, columns) was expected "
+                f"{self.files[0]} is {self.patches.shape}, but ({len(self.keys)}, channels, 1, rows, columns) was expected "
                 f"from the {len(self.keys)} names in {self.files[1].name}."
             )
         self.window_px = self.patches.shape[-1]
@@ -238,7 +238,7 @@ class StaticWell:
     def _trajectories(self) -> Iterator[Trajectory]:
         counter: dict[str, int] = {}
         for label in np.unique(self.labels):
-            steps = sorted((self.identity[row][1:] for row in np.flatnonzero(self.labels == label)))
+            steps = sorted(self.identity[row][1:] for row in np.flatnonzero(self.labels == label))
             if len(steps) > 1:  # a patch alone may be an orphan or a trajectory of one frame: the labels do not say
                 site = self.identity[np.argmax(self.labels == label)][0]
                 counter[site] = counter.get(site, -1) + 1

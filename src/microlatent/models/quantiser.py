@@ -12,6 +12,18 @@ from torch import Tensor, nn
 from microlatent import distributed
 
 
+def nearest(distance_NK: Tensor) -> Tensor:
+    """Return the index of each row's smallest number, the first among equals; overwrites its input.
+
+    ``argmin`` on a CPU goes through the numbers one by one; these four passes are vectorised. What exceeds the smallest number
+    is multiplied beyond any index, so that the smallest sum with the index is the index itself.
+    """
+    K = distance_NK.shape[1]
+    excess = distance_NK.sub_(distance_NK.amin(1, keepdim=True))
+    index = torch.arange(K, dtype=excess.dtype, device=excess.device)
+    return excess.mul_(1e30).add_(index).amin(1).long().clamp_(0, K - 1)  # clamped for rows of NaN, which the loop reports
+
+
 class _NearestCode(torch.autograd.Function):
     """Replace each row by its nearest code; the gradient passes straight through. Also the mean squared distance."""
 
@@ -20,7 +32,7 @@ class _NearestCode(torch.autograd.Function):
         with torch.autocast(z_NC.device.type, enabled=False):
             # The squared length of z is the same for every code, so the nearest code does not depend on it.
             distance_NK = torch.addmm(codebook_KC.square().sum(1), z_NC, codebook_KC.t(), alpha=-2)
-        codes = distance_NK.argmin(1)
+        codes = nearest(distance_NK)
         quantised = codebook_KC.index_select(0, codes)
         difference = quantised - z_NC
         ctx.save_for_backward(difference, codes)

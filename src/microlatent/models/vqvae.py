@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from microlatent import distributed
 from microlatent.data.batch import Batch
 from microlatent.losses import Losses
-from microlatent.models.normalise import BatchNorm
+from microlatent.models.normalise import BatchNorm, as_rows
 from microlatent.models.phases import (
-    block_kernel,
+    conv_blocks,
     conv_pairs,
     conv_transpose_to_blocks,
     from_blocks,
+    pad_columns,
     pointwise_on_blocks,
     to_blocks,
 )
@@ -142,7 +143,7 @@ class VQVAE(nn.Module):
                 lambda module, state, prefix, *_: state.setdefault(f"{prefix}candidates", module.candidates)
             )
 
-    def first_conv(self, x_blocks: Tensor, norm: BatchNorm, statistics: str) -> Tensor:
+    def first_conv(self, x: Tensor, norm: BatchNorm, statistics: str) -> Tensor:
         """Apply the first strided convolution, with the z16 model's 1 x 1 convolution before it folded in."""
         conv = self.enc[0] if self.is_z32 else self.enc[1]
         weight, bias = conv.weight, conv.bias
@@ -152,21 +153,22 @@ class VQVAE(nn.Module):
             weight = torch.einsum("dmyx,mc->dcyx", weight, mix)
         if statistics == "eval":
             weight, bias = norm.fold(weight, bias)
-        y = F.conv2d(x_blocks, block_kernel(weight[:, : self.channels]), bias if self.is_z32 else None)
+        convolve = conv_blocks if x.shape[1] == 4 * self.channels else conv_pairs
+        y = convolve(x, weight[:, : self.channels], bias if self.is_z32 else None)
         if not self.is_z32:
             # The same map for every patch. Added as rows of numbers, because its gradient, a sum over patches, is faster so.
-            offset = F.conv2d(self.inside, block_kernel(weight[:, self.channels :]), bias)
-            y = (y.permute(0, 2, 3, 1).flatten(1) + offset.permute(0, 2, 3, 1).flatten(1)).view(-1, *y.shape[2:], y.shape[1])
-            y = y.permute(0, 3, 1, 2)
+            offset = conv_blocks(self.inside, weight[:, self.channels :], bias)
+            B, D, Y, X = y.shape
+            y = (as_rows(y).flatten(1) + as_rows(offset).flatten(1)).view(B, Y, X, D).permute(0, 3, 1, 2)
         return normalise(y, norm, statistics)
 
-    def encoder(self, x_blocks: Tensor, statistics: str) -> Tensor:
-        """Return the latents before the quantiser."""
+    def encoder(self, x: Tensor, statistics: str) -> Tensor:
+        """Return the latents before the quantiser, of patches in blocks or with columns of padding."""
         if self.is_z32:
-            y = self.first_conv(x_blocks, self.enc[1], statistics)
+            y = self.first_conv(x, self.enc[1], statistics)
             y = conv_norm(y, self.enc[3], self.enc[4], statistics)
             return self.enc[5](y, statistics)
-        y = self.first_conv(x_blocks, self.enc[2], statistics)
+        y = self.first_conv(x, self.enc[2], statistics)
         y = conv_norm(y, self.enc[4], self.enc[5], statistics)
         y = conv_norm(y, self.enc[7], self.enc[8], statistics)
         y = conv_norm(y, self.enc[10], self.enc[11], statistics)
@@ -240,14 +242,14 @@ class VQVAE(nn.Module):
             ``eval``: running statistics of training. ``instance``: each patch's own, what the reference's inference (train mode,
             one patch at a time) amounts to. Weights, running statistics and train/eval mode stay as they are.
         """
-        z = self.encoder(to_blocks(x), norm)
+        z = self.encoder(pad_columns(x), norm)
         z_after, _, _ = self.vq(z)
         return {"before": z.float().flatten(1), "after": z_after.flatten(1)}
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the reconstruction (B, C, Y, X) in the units of the input, with running statistics."""
-        z_after, _, _ = self.vq(self.encoder(to_blocks(x), "eval"))
+        z_after, _, _ = self.vq(self.encoder(pad_columns(x), "eval"))
         return from_blocks(self.head(self.decoder(z_after, "eval"))).float()
 
     def end_epoch(self, tallies: dict[str, Tensor], training: bool) -> tuple[dict[str, float], list[str]]:

@@ -38,7 +38,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Embed, draw and probe."""
     task = settings.task
     latents = open_latents(settings, "embed")
-    patches = Patches(latents, list(latents.stores(settings.data.store)), settings.data.channels)
+    patches = Patches(latents, list(latents.stores(settings.data.store)), settings.data.channels or latents.model_input()[0])
     probes = probe_columns(task.probes, latents.obs)
     colours = colour_columns(task.colour_by, probes, latents.obs)
     train = training_rows(latents.obs)
@@ -84,7 +84,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     from microlatent.run import Rehearsal
 
     latents, task = open_latents(settings, "embed"), settings.task
-    patches = Patches(latents, list(latents.stores(settings.data.store)), settings.data.channels)
+    patches = Patches(latents, list(latents.stores(settings.data.store)), settings.data.channels or latents.model_input()[0])
     probes = probe_columns(task.probes, latents.obs)
     colours = colour_columns(task.colour_by, probes, latents.obs)
     names = ["variance", *(f"scatter_{figures.file_word(column)}" for column in colours)]
@@ -242,7 +242,7 @@ def run_probes(latents: Latents, patches: Patches, train: np.ndarray, columns: l
         rows = np.sort(np.random.default_rng(settings.seed).choice(rows, PROBE_ROWS, replace=False))
     groups = cells[rows]
     latent = probe.reduce(np.asarray(latents.x[rows]), groups, width, NUM_FOLDS, settings.seed)
-    pixels = probe.reduce(pixel_features(patches, rows, train, settings.data.normalise), groups, width, NUM_FOLDS, settings.seed)
+    pixels = probe.reduce(pixel_features(patches, rows, train, latents.model_input()[1]), groups, width, NUM_FOLDS, settings.seed)
     records = []
     for column in track(columns, "Probing"):
         target = latents.obs[column].to_numpy(float)[rows]

@@ -41,7 +41,6 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     tracker.artifact("latents", "latents", out / "latents.h5ad")
     with h5py.File(out / "latents.h5ad") as file:
         width = file["X"].shape[1]
-        changed = float(np.square(file["X"][: min(512, len(rows))] - file["obsm/after"][: min(512, len(rows))]).mean())
     logger.info(
         "%d patches -> %d latents each, task.norm=%s, normalisation %s",
         len(rows),
@@ -52,7 +51,6 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     return {
         "patches": len(rows),
         "latents": width,
-        "mean_squared_quantisation_error": changed,
         "patches_per_s": round(len(rows) / seconds, 1),
     }
 
@@ -93,7 +91,7 @@ def prepare(settings: Settings, device: torch.device) -> tuple[PatchSource, nn.M
     split = Split.read(run / "split.csv", trained["split_by"])
     if split.hash != trained["split_hash"]:
         raise ValueError(
-            f"{run / 'split.csv'} was changed after training: its hash is {split.hash}, the checkpoint says {trained['split_hash']}."
+            f"{run / 'split.csv'} was changed after training: its hash is {split.hash}, not {trained['split_hash']}."
         )
     source.use_split(split)
     model_config = config.build("model", born["config"]["model"])
@@ -104,6 +102,7 @@ def prepare(settings: Settings, device: torch.device) -> tuple[PatchSource, nn.M
     return source, model.eval(), born | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
 
 
+@torch.no_grad()
 def write_latents(
     path: Path, source: PatchSource, rows: np.ndarray, model: nn.Module, settings: Settings, device: torch.device, born: dict
 ) -> None:
@@ -151,6 +150,11 @@ def _identity(source: PatchSource, rows: np.ndarray) -> pd.DataFrame:
 def _write_reference_files(out: Path, source: PatchSource, rows: np.ndarray) -> None:
     """Write ``<well>_latent_space.pkl`` and ``<well>_latent_space_after.pkl``: float32 (N, D) in the order of the store."""
     with h5py.File(out / "latents.h5ad") as file:
+        if "after" not in file.get("obsm", {}):
+            raise ValueError(
+                "task.reference_files=true writes latents before and after a quantiser, but this model has none. The table itself "
+                f"is whole: {out / 'latents.h5ad'}. Leave task.reference_files out."
+            )
         wells = source.table["well"].to_numpy()[rows]
         for well in pd.unique(wells):
             here = np.flatnonzero(wells == well)
