@@ -31,7 +31,7 @@ def network(threads: int, passes: int, rounds: int) -> None:
     results: dict[str, dict] = {}
     for number in range(passes):
         for setting in ("default", "tuned"):
-            extra = ["--compile"] if number == 0 else []
+            extra = ["--compile"] if number == 0 and setting == "tuned" else []  # slow to start, so measured once
             part = in_process("benchmarks.network", setting, f"--threads={threads}", f"--rounds={rounds}", *extra)
             for title, ways in part.items():
                 for name, rates in ways.items():
@@ -49,11 +49,11 @@ def network(threads: int, passes: int, rounds: int) -> None:
     for title, ways in results.items():
         base = ways["reference"]
         for name, rates in ways.items():
-            cells = [spread(rates["default"]), spread(rates["tuned"])]
+            cells = [spread(rates[setting]) if setting in rates else "" for setting in ("default", "tuned")]
             if name != "reference":
                 for setting in ("default", "tuned"):
-                    num = len(rates[setting])
-                    cells.append(spread(np.array(rates[setting]) / base[setting][:num], 1))
+                    num = len(rates.get(setting, []))
+                    cells.append(spread(np.array(rates[setting]) / base[setting][:num], 1) if num else "")
                 cells.append(f"{np.median(rates['tuned']) / np.median(base['default']):.1f}")
             shown.add_row(f"{title}: {name}", *cells)
         shown.add_section()

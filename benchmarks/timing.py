@@ -42,7 +42,8 @@ def spread(values: list[float] | np.ndarray, digits: int = 0) -> str:
 
 def in_process(module: str, *arguments: str) -> dict:
     """Run ``python -m module`` and return the JSON of its last line."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, cwd=ROOT)
+    line = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

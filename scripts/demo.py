@@ -16,7 +16,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    "infer.py task=assemble experiment=wells_demo",
+    "infer.py task=assemble experiment=wells_demo task.patch_px=64",
     "train.py model=vqvae_z16 experiment=wells_demo",
     "infer.py task=process run=latest",
     "analyze.py task=match run=latest",
@@ -46,13 +46,14 @@ def main() -> None:
 def report(run: Path, console: Console) -> None:
     """Print planted factors against what linear probes find, matched trajectories, and the figures."""
     probes = pd.read_csv(run / "embed" / "tables" / "probes.csv")
-    table = Table(title="Planted factors, found by a linear probe on held-out trajectories (R2, 95 % interval)", title_justify="left")
+    title = "Planted factors read out by a linear probe on held-out trajectories: R2 and 95 % interval"
+    table = Table(title=title, title_justify="left")
     for name in ("planted factor", "latents", "PCA of pixels, same width"):
         table.add_column(name, justify="left" if name == "planted factor" else "right")
     for row in probes.itertuples():
-        latent = f"{row.r2_latent:.2f} ({row.r2_latent_low:.2f} to {row.r2_latent_high:.2f})"
-        pixels = f"{row.r2_pixels:.2f} ({row.r2_pixels_low:.2f} to {row.r2_pixels_high:.2f})"
-        table.add_row(row.column, latent, pixels)
+        cells = [f"{row.r2_latent:.2f} ({row.lo_latent:.2f} to {row.hi_latent:.2f})"]
+        cells += [f"{row.r2_pca_pixels:.2f} ({row.lo_pca_pixels:.2f} to {row.hi_pca_pixels:.2f})"]
+        table.add_row(row.column, *cells)
     console.print(table)
     matched = json.loads((run / "match" / "status.json").read_text())["metrics"]
     for key, value in matched.items():

@@ -33,11 +33,11 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def stores_folder(tmp_path_factory) -> Path:
     """Two wells of twelve trajectories; read only."""
-    from tests.stores import write_store
+    from tests.specimen import write_store
 
     folder = tmp_path_factory.mktemp("stores")
-    write_store(folder / "A1.h5", seed=1)
-    write_store(folder / "B2.h5", seed=2)
+    for seed, well in enumerate(("A1", "B2")):
+        write_store(folder / f"{well}.h5", well, num_frames=6, patch_px=16, seed=seed, pixel_um=0.5, frame_min=10.0)
     return folder
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from microlatent.data.relations import relate
 from microlatent.data.store import StoreWriter
 
 
@@ -58,7 +59,10 @@ def write_store(
     table = table[keep].drop(columns="track").reset_index(drop=True)
     with StoreWriter(path, np.uint16) as writer:
         writer.append(patches[keep], table)
-        relations = np.empty((0, 3), np.int32)
+        named = table["trajectory"] != ""
+        tracks = [np.flatnonzero(table["trajectory"] == name) for name in table["trajectory"][named].unique()]
+        frames = table["frame"].to_numpy()
+        relations = relate([(frames[rows], rows) for rows in tracks], len(table))
         writer.finish(table, relations, lengths, well=well, channels=["phase", "stain"], origin={"root": "simulated"}, **scale)
     return table, factors[keep]
 

@@ -106,7 +106,7 @@ def test_rehearsal_reads_and_estimates_but_writes_nothing(command, stores_folder
     before = set(tmp_path.rglob("*"))
     said = command(entry, *options).stdout
     assert "nothing was written" in said
-    assert "A1.h5: 73 patches, channels ['phase', 'retardance']" in said
+    assert "A1.h5: 71 patches, channels ['phase', 'stain']" in said
     assert set(tmp_path.rglob("*")) == before
 
 

@@ -14,9 +14,15 @@ import pytest
 
 from microlatent.data import store as store_module
 from microlatent.data.store import Store, StoreWriter
-from tests.stores import write_store
+from tests import specimen
 
 ROOT = Path(__file__).parents[1]
+
+
+def write_store(path: Path, seed: int = 0) -> Path:
+    """Write a small store and return its path."""
+    specimen.write_store(path, path.stem, num_frames=6, patch_px=16, seed=seed)
+    return path
 
 
 @pytest.fixture
@@ -92,7 +98,7 @@ def test_full_disk_leaves_the_old_store_whole_and_no_other_file(path, monkeypatc
 def test_killed_writer_leaves_the_old_store_whole(path):
     before = Store.open(path).fingerprint
     code = (
-        "import sys, time; from pathlib import Path; from microlatent.data import store; from tests.stores import write_store\n"
+        "import sys, time; from pathlib import Path; from microlatent.data import store; from tests.test_store import write_store\n"
         "original = store.StoreWriter._copy\n"
         "def slow(source, target): original(source, target); print('writing', flush=True); time.sleep(60)\n"
         "store.StoreWriter._copy = staticmethod(slow)\n"

@@ -72,7 +72,7 @@ def test_run_folder_is_complete_and_its_status_true(fit):
 def test_checkpoint_carries_its_birth_certificate(fit, stores_folder):
     born = checkpoint.load(fit("trainer.epochs=1", "seed=5") / "checkpoints" / "best.ckpt")["birth"]
     assert born["seed"] == born["config"]["seed"] == 5
-    assert born["data"]["channels"] == ["phase", "retardance"]
+    assert born["data"]["channels"] == ["phase", "stain"]
     assert set(born["data"]["fingerprints"]) == {"A1.h5", "B2.h5"}
     assert len(born["data"]["normaliser"]["mean"]) == 2
     assert len(born["data"]["split_hash"]) == 32
@@ -143,11 +143,11 @@ def test_resume_refuses_a_changed_scientific_setting_and_shows_it(fit):
 def test_resume_refuses_a_store_that_changed(fit, compose, stores_folder, tmp_path):
     import shutil
 
-    from tests.stores import write_store
+    from tests.specimen import write_store
 
     stores = Path(shutil.copytree(stores_folder, tmp_path / "stores"))
     folder = fit("trainer.epochs=1", f"data.store={stores}")
-    write_store(stores / "B2.h5", seed=9)
+    write_store(stores / "B2.h5", "B2", num_frames=6, patch_px=16, seed=9)
     settings = config.settle({**run.read_config(folder), "resume": str(folder)}, "train")
     settings.trainer.epochs = 2
     with pytest.raises(ValueError, match="data changed since this run began"):

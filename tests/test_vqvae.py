@@ -1,12 +1,14 @@
 """The vector-quantised autoencoder: the reference's numbers, and properties that any patches must show."""
 
+import socket
 from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from benchmarks.reference import ReferenceVQVAE
+from benchmarks.reference import BroadcastQuantiser, ReferenceVQVAE, Residual, process_one_by_one
 from microlatent.data.batch import Batch
 from microlatent.models.phases import from_blocks, to_blocks
 from microlatent.models.quantiser import nearest
@@ -145,10 +147,14 @@ def test_a_patch_is_encoded_alike_in_any_company(norm):
     assert torch.allclose(model.encode(x, norm)["before"][2:3], model.encode(x[2:3], norm)["before"], atol=1e-5)
 
 
-def test_instance_encoding_equals_training_mode_one_patch_at_a_time():
-    model, x = build(patch_px=32), some_batch().x
-    alone = torch.cat([deepcopy(model).train()(patch[None]).z.flatten(1) for patch in x])
-    assert torch.allclose(model.encode(x, "instance")["before"], alone, atol=1e-4)
+def test_instance_encoding_equals_the_reference_network_in_training_mode_one_patch_at_a_time():
+    theirs, x = ReferenceVQVAE(), some_batch().x
+    ours = build(patch_px=32)
+    ours.load_state_dict(theirs.state_dict())
+    before, after = process_one_by_one(theirs, x)
+    latents = ours.encode(x, "instance")
+    assert np.allclose(latents["before"], before, atol=1e-4)
+    assert np.allclose(latents["after"], after, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vqvae_z16", "vqvae_z32"])
@@ -181,6 +187,35 @@ def test_z32_has_the_references_size_and_grid():
     model = build("vqvae_z32")
     assert sum(p.numel() for p in model.parameters()) == 26_788
     assert model.encode(torch.randn(1, 2, 128, 128))["after"].shape == (1, 16 * 32 * 32)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_z32_equals_its_layers_applied_one_by_one(training):
+    ours, x = build("vqvae_z32", channels=3, patch_px=32).train(training), some_batch(channels=3).x
+    enc = [
+        nn.Conv2d(3, 8, 4, 2, 1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 4, 2, 1),
+        nn.BatchNorm2d(16),
+        Residual(16, 32, 2),
+    ]
+    dec = [
+        Residual(16, 32, 2),
+        nn.ConvTranspose2d(16, 8, 4, 2, 1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.ConvTranspose2d(8, 3, 4, 2, 1),
+    ]
+    plain = nn.ModuleDict({"enc": nn.Sequential(*enc), "vq": BroadcastQuantiser(64, 16), "dec": nn.Sequential(*dec)})
+    weights = {key: value for key, value in ours.state_dict().items() if key != "channel_var"}
+    plain.load_state_dict(weights, strict=True)
+    plain.train(training)
+    z = plain["enc"](x)
+    x_hat = plain["dec"](plain["vq"](z)[0])
+    out = ours(x)
+    assert torch.allclose(out.z, z, atol=1e-4)
+    assert torch.allclose(from_blocks(ours.head(out.features)), x_hat, atol=1e-4)
 
 
 def test_z32_matches_latents_after_the_quantiser():
@@ -276,3 +311,36 @@ def test_revival_resumes_from_the_state_and_still_loads_the_references_weights()
     resumed.end_epoch(tallies, training=True)
     assert torch.equal(model.vq.w.weight, resumed.vq.w.weight)
     reference.load_state_dict(build(patch_px=32).state_dict(), strict=True)
+
+
+def share_of_two(rank: int, port: int, folder: str) -> None:
+    """Compute the loss and gradients of half of a batch, as one of two processes."""
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model, batch = build(patch_px=32), some_batch()
+    half = slice(3 * rank, 3 * rank + 3)
+    terms = model.loss(Batch(batch.x[half], batch.rows[half], batch.relations), 0).terms
+    terms["total"].backward()
+    grads = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+    numbers = torch.stack([terms[name].detach() for name in ("total", "recon", "commitment", "matching")])
+    both = torch.cat([numbers, grads])
+    torch.distributed.all_reduce(both)
+    if rank == 0:
+        torch.save((both / 2, model.enc[2].running_var), f"{folder}/both.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(share_of_two, (port, str(tmp_path)), nprocs=2)
+    both, variance = torch.load(tmp_path / "both.pt", weights_only=True)
+    model = build(patch_px=32)
+    terms = model.loss(some_batch(), 0).terms
+    terms["total"].backward()
+    numbers = torch.stack([terms[name].detach() for name in ("total", "recon", "commitment", "matching")])
+    grads = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+    assert torch.allclose(both[:4], numbers, rtol=1e-5)
+    assert (both[4:] - grads).abs().max() <= 1e-4 * grads.abs().max()
+    assert torch.allclose(variance, model.enc[2].running_var, rtol=1e-5)

@@ -121,8 +121,7 @@ class PatchConfig:
     """Cut single-cell patches and tracks out of images and instance masks (``tasks/patch.py``)."""
 
     name: str = MISSING
-    # Patterns below data.root: {well} {site} {frame} {channel} are read from the path, * is anything. See data/images.py.
-    images: str = "images/{well}-{site}_t{frame}.tif"
+    images: str = "images/{well}-{site}_t{frame}.tif"  # below data.root; {well} {site} {frame} {channel} are read, * is anything
     masks: str = "masks/{well}-{site}_t{frame}.tif"  # instance masks: 0 is background, each other value a cell
     mask_frame_offset: int | None = None  # image frame minus mask frame, where their numbers do not begin alike
     out: str | None = None  # folder of the patches; default outputs/patches/<name of data.root>
@@ -133,7 +132,7 @@ class PatchConfig:
     boundary: str = "pad"  # pad, or skip cells whose window leaves the image
     min_area_px: int = 1  # smaller labels are not cells
     dilate_cell_px: int = 10  # the enlarged mask: disc radius below this
-    dilate_neighbour_px: int = 5
+    dilate_neighbour_px: int = 5  # disc radius by which neighbours are widened before they are filled
     max_step_px: float = 100.0  # tracker: a link is never longer
     max_gap_frames: int = 2  # tracker: frames a cell may be missing
     min_track_frames: int = 3  # shorter tracks are dropped (the reference keeps those above 10)

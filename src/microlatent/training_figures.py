@@ -9,7 +9,14 @@ import pandas as pd
 
 from microlatent import figures
 
-QUIET = ("seconds", "patches_per_s", "lr", "step", "epoch")
+LABELS = {
+    "total": "total loss",
+    "recon": "reconstruction\n(mean squared error)",
+    "commitment": "commitment loss",
+    "matching": "matching loss",
+    "perplexity": "perplexity (codes)",
+    "codes_used": "codes in use",
+}
 
 
 def curves(history: pd.DataFrame, path: Path) -> Path:
@@ -27,7 +34,7 @@ def curves(history: pd.DataFrame, path: Path) -> Path:
                     history["epoch"], history[f"{part}_{name}"], style, color=colour, label=label, marker=marker, markersize=2.5
                 )
         ax.set_xlabel("epoch")
-        ax.set_ylabel(name.replace("_", " ") + (" loss" if name == "total" else ""))
+        ax.set_ylabel(LABELS.get(name, name.replace("_", " ")))
         figures.few_ticks(ax, integer=True)
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
@@ -53,6 +60,7 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray, channels: list[str], pixel
                 figures.image(ax, image, low, high)
             line[0].set_axis_on()
             line[0].set(xticks=[], yticks=[])
+            line[0].spines[:].set_visible(False)
             line[0].set_ylabel(f"{name}\n{title}")
     figures.scale_bar(axes[0, -1], pixel_um)
     return figures.save(fig, path)

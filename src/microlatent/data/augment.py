@@ -32,12 +32,14 @@ def dihedral(x_BCYX: Tensor, draws: Tensor) -> Tensor:
     Y, X = x_BCYX.shape[2:]
     if Y != X:
         raise ValueError(f"patches are {Y} x {X} pixels, but only square ones can be turned. Switch off data.augment.")
+    flips, turns = draws.cpu().unbind(1)
+    # Reversing rows, reversing columns and a transposition make all eight symmetries: one copy for each that was drawn.
+    flip_rows, flip_columns = (flips == 1) ^ (turns >= 2), (flips == 2) ^ ((turns == 1) | (turns == 2))
+    symmetry = flip_rows + 2 * flip_columns + 4 * (turns % 2)
     out = torch.empty_like(x_BCYX)
-    groups = (draws[:, 0] * TURNS + draws[:, 1]).cpu()
-    for group in groups.unique().tolist():
-        flip, turns = divmod(group, TURNS)
-        rows = (groups == group).nonzero()[:, 0].to(x_BCYX.device)
-        patches = x_BCYX[rows]
-        # Flips and turns are views of other strides; only the assignment moves pixels.
-        out[rows] = torch.rot90(patches.flip(flip + 1) if flip else patches, turns, (2, 3))
+    for number in symmetry.unique().tolist():
+        rows = (symmetry == number).nonzero()[:, 0].to(x_BCYX.device)
+        axes = [axis for axis, bit in ((2, 1), (3, 2)) if number & bit]
+        patches = x_BCYX[rows].flip(axes) if axes else x_BCYX[rows]
+        out[rows] = patches.transpose(2, 3) if number & 4 else patches
     return out

@@ -21,6 +21,19 @@ def raw_folder(config: WellsConfig, outputs: str) -> Path:
     return folder
 
 
+def assembly_folder(config: WellsConfig, outputs: str) -> Path:
+    """Return the folder that task=assemble reads: the raw files, or the patches that task=patch cut from them."""
+    root = raw_folder(config, outputs)
+    ready = any(root.glob("*-supps")) or any(root.glob("*_static_patches.pkl"))
+    cut = patches_folder(root, outputs)
+    return cut if not ready and cut.is_dir() else root
+
+
+def patches_folder(root: Path, outputs: str) -> Path:
+    """Return where task=patch puts the patches of a folder of images."""
+    return Path(outputs) / "patches" / root.resolve().name
+
+
 def store_folder(config: WellsConfig, outputs: str) -> Path:
     """Return the folder of the assembled stores, one file per well."""
     if config.store:

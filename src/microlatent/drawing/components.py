@@ -128,5 +128,5 @@ def draw_probes(table: pd.DataFrame, width: int, path: Path) -> Path:
     ax.set_yticks(place, [figures.axis_label(name) for name in table["column"]])
     ax.set_xlabel("$R^2$ on trajectories held out")
     ax.axvline(0, color="black", linewidth=0.6)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, columnspacing=1.2, handletextpad=0.4)
+    ax.legend(loc="lower right", bbox_to_anchor=(1.02, 1), ncols=3, columnspacing=1.0, handletextpad=0.3)
     return figures.save(fig, path)

@@ -110,7 +110,7 @@ class BatchNorm(nn.BatchNorm2d):
             num = x.numel() / x.shape[1]
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (num / (num - 1)), self.momentum)
+            self.running_var.lerp_(var * (num / max(num - 1, 1)), self.momentum)
         return y
 
     def finish(self, y: Tensor) -> Tensor:
@@ -118,16 +118,17 @@ class BatchNorm(nn.BatchNorm2d):
         return F.relu(y, inplace=True) if self.relu else y
 
     def instance(self, x: Tensor) -> Tensor:
-        """Normalise each patch with its own statistics, leaving the running ones alone; no gradient."""
+        """Normalise each patch with its own statistics, leaving the running ones alone; no gradient; overwrites ``x``."""
         B, C, _, X = x.shape
-        rows = as_rows(x.contiguous(memory_format=torch.channels_last))
+        rows = as_rows(x.float())
 
         def mean_of(rows: Tensor) -> Tensor:
             return rows.mean(1).view(B, X, C).mean(1)
 
-        rows = rows - widen(mean_of(rows), X)[:, None]
+        rows.sub_(widen(mean_of(rows), X)[:, None])
         scale = self.weight * torch.rsqrt(mean_of(rows.square()) + self.eps)
-        return self.finish(from_rows(torch.addcmul(widen(self.bias[None], X), rows, widen(scale, X)[:, None]), C))
+        rows.mul_(widen(scale, X)[:, None]).add_(widen(self.bias[None], X))
+        return self.finish(from_rows(rows, C))
 
     def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return the kernel and bias of the convolution before it, with the running statistics folded in."""

@@ -42,24 +42,30 @@ def block_kernel(weight: Tensor) -> Tensor:
 
 
 def conv_blocks(blocks: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve an image in blocks with stride 2 and padding 1.
+    """Convolve an image in blocks with stride 2 and padding 1."""
+    return _convolve(blocks, block_kernel(weight), bias, 1, 0)
+
+
+def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """Convolve with a kernel two wide; stride and padding are those of the rows, columns have 1 and 0.
 
     Where the output has few channels, two neighbouring pixels are computed at once as twice the channels: half as much again of
     arithmetic, but a full vector.
     """
-    D = len(weight)
-    kernel = block_kernel(weight)
-    if D > 8 or blocks.shape[3] % 2 == 0:
-        return F.conv2d(blocks, kernel, bias)
+    D = len(kernel)
+    if D > 8 or x.shape[3] % 2 == 0:
+        return F.conv2d(x, kernel, bias, stride=(stride, 1), padding=(padding, 0))
     kernel = torch.cat([F.pad(kernel, (0, 1)), F.pad(kernel, (1, 0))])
-    y = F.conv2d(blocks, kernel, None if bias is None else bias.repeat(2), stride=(1, 2))
+    y = F.conv2d(x, kernel, None if bias is None else bias.repeat(2), stride=(stride, 2), padding=(padding, 0))
     return y.permute(0, 2, 3, 1).reshape(len(y), y.shape[2], -1, D).permute(0, 3, 1, 2)
 
 
 def pad_columns(x_BCYX: Tensor) -> Tensor:
     """Return a channels-last copy with a column of zeros on either side."""
     B, C, Y, X = x_BCYX.shape
-    padded = x_BCYX.new_zeros(B, Y, X + 2, C)
+    padded = x_BCYX.new_empty(B, Y, X + 2, C)
+    padded[:, :, 0] = 0
+    padded[:, :, -1] = 0
     padded[:, :, 1:-1] = x_BCYX.permute(0, 2, 3, 1)
     return padded.permute(0, 3, 1, 2)
 
@@ -73,7 +79,7 @@ def conv_pairs(x_padded: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     D = len(weight)
     pairs = x_padded.permute(0, 2, 3, 1).reshape(B, Y, X // 2, 2 * C).permute(0, 3, 1, 2)
     kernel = weight.view(D, C, 4, 2, 2).permute(0, 4, 1, 2, 3).reshape(D, 2 * C, 4, 2)
-    return F.conv2d(pairs, kernel, bias, stride=(2, 1), padding=(1, 0))
+    return _convolve(pairs, kernel, bias, 2, 1)
 
 
 def conv_transpose_to_blocks(x_BCYX: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

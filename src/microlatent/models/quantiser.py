@@ -24,16 +24,20 @@ def nearest(distance_NK: Tensor) -> Tensor:
     return excess.mul_(1e30).add_(index).amin(1).long().clamp_(0, K - 1)  # clamped for rows of NaN, which the loop reports
 
 
+def assign(z_NC: Tensor, codebook_KC: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the nearest code of each row and its index, without gradient."""
+    with torch.no_grad(), torch.autocast(z_NC.device.type, enabled=False):
+        # The squared length of z is the same for every code, so the nearest code does not depend on it.
+        codes = nearest(torch.addmm(codebook_KC.square().sum(1), z_NC, codebook_KC.t(), alpha=-2))
+        return codebook_KC.index_select(0, codes), codes
+
+
 class _NearestCode(torch.autograd.Function):
     """Replace each row by its nearest code; the gradient passes straight through. Also the mean squared distance."""
 
     @staticmethod
     def forward(ctx, z_NC, codebook_KC, commitment_weight):
-        with torch.autocast(z_NC.device.type, enabled=False):
-            # The squared length of z is the same for every code, so the nearest code does not depend on it.
-            distance_NK = torch.addmm(codebook_KC.square().sum(1), z_NC, codebook_KC.t(), alpha=-2)
-        codes = nearest(distance_NK)
-        quantised = codebook_KC.index_select(0, codes)
+        quantised, codes = assign(z_NC, codebook_KC)
         difference = quantised - z_NC
         ctx.save_for_backward(difference, codes)
         ctx.commitment_weight, ctx.num_codes = commitment_weight, len(codebook_KC)
@@ -63,6 +67,12 @@ class Quantiser(nn.Module):
         z_NC = z_BYXC.reshape(-1, z_BYXC.shape[-1])
         quantised, loss, codes = _NearestCode.apply(z_NC, self.w.weight, self.commitment_weight)
         return quantised.view(z_BYXC.shape).permute(0, 3, 1, 2), loss, codes.view(z_BYXC.shape[:3])
+
+    def nearest(self, z_BCYX: Tensor) -> Tensor:
+        """Return the nearest codes' vectors (B, C, Y, X) alone, without gradient."""
+        z_BYXC = z_BCYX.permute(0, 2, 3, 1).float()
+        quantised, _ = assign(z_BYXC.reshape(-1, z_BYXC.shape[-1]), self.w.weight)
+        return quantised.view(z_BYXC.shape).permute(0, 3, 1, 2)
 
     def count(self, codes: Tensor) -> Tensor:
         """Count how often each code was used; (K,) int64."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from microlatent import distributed
 from microlatent.data.batch import Batch
 from microlatent.losses import Losses
-from microlatent.models.normalise import BatchNorm, as_rows
+from microlatent.models.normalise import BatchNorm, as_rows, from_rows
 from microlatent.models.phases import (
     conv_blocks,
     conv_pairs,
@@ -62,6 +62,21 @@ def normalise(y: Tensor, norm: BatchNorm, statistics: str) -> Tensor:
 def up(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
     """Double the size with a transposed convolution; the result is in blocks."""
     return conv_transpose_to_blocks(x, conv.weight, conv.bias)
+
+
+class _WeightedSquares(torch.autograd.Function):
+    """Sum of squares of error * weight, with one pass over the numbers for the gradient; the weight has none."""
+
+    @staticmethod
+    def forward(ctx, error, weight):
+        weighted = error * weight
+        ctx.save_for_backward(weighted, weight)
+        return weighted.square().sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        weighted, weight = ctx.saved_tensors
+        return weighted * (weight * (2 * grad)), None
 
 
 class ResidualBlock(nn.Module):
@@ -158,8 +173,10 @@ class VQVAE(nn.Module):
         if not self.is_z32:
             # The same map for every patch. Added as rows of numbers, because its gradient, a sum over patches, is faster so.
             offset = conv_blocks(self.inside, weight[:, self.channels :], bias)
-            B, D, Y, X = y.shape
-            y = (as_rows(y).flatten(1) + as_rows(offset).flatten(1)).view(B, Y, X, D).permute(0, 3, 1, 2)
+            rows, offset = as_rows(y), as_rows(offset).flatten(1)
+            flat = rows.flatten(1)
+            rows = (flat + offset if flat.requires_grad else flat.add_(offset)).view(rows.shape)
+            y = from_rows(rows, y.shape[1])
         return normalise(y, norm, statistics)
 
     def encoder(self, x: Tensor, statistics: str) -> Tensor:
@@ -226,9 +243,8 @@ class VQVAE(nn.Module):
         weight = weight[:, :, None] * torch.rsqrt(self.channel_var)[:, None, :, 0, 0, None, None]
         weight = weight.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
 
-        # In place, because nothing else needs the reconstruction and these are the largest tensors of a step.
-        error = self.head(out.features).float().sub_(out.x_blocks).mul_(weight)
-        return error.square().sum() / (len(error) * self.channels * self.patch_px**2)
+        error = self.head(out.features).float().sub_(out.x_blocks)  # in place: nothing else needs the reconstruction
+        return _WeightedSquares.apply(error, weight) / (len(error) * self.channels * self.patch_px**2)
 
     @torch.no_grad()
     def encode(self, x: Tensor, norm: str = "eval") -> dict[str, Tensor]:
@@ -243,13 +259,12 @@ class VQVAE(nn.Module):
             one patch at a time) amounts to. Weights, running statistics and train/eval mode stay as they are.
         """
         z = self.encoder(pad_columns(x), norm)
-        z_after, _, _ = self.vq(z)
-        return {"before": z.float().flatten(1), "after": z_after.flatten(1)}
+        return {"before": z.float().flatten(1), "after": self.vq.nearest(z).flatten(1)}
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the reconstruction (B, C, Y, X) in the units of the input, with running statistics."""
-        z_after, _, _ = self.vq(self.encoder(pad_columns(x), "eval"))
+        z_after = self.vq.nearest(self.encoder(pad_columns(x), "eval"))
         return from_blocks(self.head(self.decoder(z_after, "eval"))).float()
 
     def end_epoch(self, tallies: dict[str, Tensor], training: bool) -> tuple[dict[str, float], list[str]]:

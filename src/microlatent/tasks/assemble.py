@@ -17,7 +17,7 @@ from microlatent.config import plain
 from microlatent.data.relations import label, relate
 from microlatent.data.store import Store, StoreWriter
 from microlatent.data.well_files import RawFrame, RawWell, find_wells
-from microlatent.data.wells import raw_folder, store_folder
+from microlatent.data.wells import assembly_folder, store_folder
 from microlatent.files import write_csv, write_pickle
 from microlatent.progress import track
 from microlatent.run import Rehearsal
@@ -32,7 +32,7 @@ class Fractional(Exception):
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Assemble every chosen well."""
-    root = raw_folder(settings.data, settings.outputs)
+    root = assembly_folder(settings.data, settings.outputs)
     folder = store_folder(settings.data, settings.outputs)
     numbers: dict[str, float] = {"wells": 0, "patches": 0, "skipped": 0, "trajectories": 0}
     summary = []
@@ -254,7 +254,7 @@ def _refuse_foreign(path: Path, root: Path, task: AssembleConfig) -> None:
 
 def rehearse(settings: Settings, out: Path) -> Rehearsal:
     """Open the raw files of every well and estimate the stores."""
-    root, folder = raw_folder(settings.data, settings.outputs), store_folder(settings.data, settings.outputs)
+    root, folder = assembly_folder(settings.data, settings.outputs), store_folder(settings.data, settings.outputs)
     task, said = settings.task, Rehearsal()
     for well in find_wells(root, settings.data.wells, settings.data.sites, settings.data.channel_names):
         names = settings.data.channels or well.channels

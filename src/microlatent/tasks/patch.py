@@ -18,7 +18,7 @@ from scipy import ndimage
 from microlatent import figures
 from microlatent.data.images import Pair, find_fields, join
 from microlatent.data.patches import Frame, NoCells, SiteCells, cut_frame, site_folder, write_site
-from microlatent.data.wells import raw_folder
+from microlatent.data.wells import patches_folder, raw_folder
 from microlatent.files import write_csv, write_json
 from microlatent.progress import track
 from microlatent.run import Rehearsal
@@ -67,7 +67,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     sites, notes = find_sites(settings, root)
     for note in notes:
         logger.warning(note)
-    folder = patches_folder(settings, root)
+    folder = Path(task.out) if task.out else patches_folder(root, settings.outputs)
     _claim(folder, root)
     done: list[tuple[Site, SiteCells]] = []
     for site in sites:
@@ -113,7 +113,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     for site, _ in done:
         site.pair.images.close()
         site.pair.masks.close()
-    logger.info("Patches are in %s. Next: python infer.py task=assemble data=wells data.root=%s", folder, folder)
+    logger.info("Patches are in %s. Next: python infer.py task=assemble data.root=%s", folder, task.out or settings.data.root)
     return {name: float(table[f"num_{name}"].sum()) for name in ("frames", "cells", "tracks", "skipped")}
 
 
@@ -122,7 +122,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     task: PatchConfig = settings.task
     root = raw_folder(settings.data, settings.outputs)
     sites, notes = find_sites(settings, root)
-    folder = patches_folder(settings, root)
+    folder = Path(task.out) if task.out else patches_folder(root, settings.outputs)
     started = time.perf_counter()
     frame = sites[0].frame(0)
     found, patches, _ = cut_frame(frame, task)
@@ -137,11 +137,6 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         seconds=seconds * num_frames,
         notes=[*notes, f"{sites[0].name}, frame {frame.number}: {len(found.cell_id)} cells."],
     )
-
-
-def patches_folder(settings: Settings, root: Path) -> Path:
-    """Return the folder of the patches: ``task.out``, or one of the raw folder's name below the outputs."""
-    return Path(settings.task.out) if settings.task.out else Path(settings.outputs) / "patches" / root.resolve().name
 
 
 def find_sites(settings: Settings, root: Path) -> tuple[list[Site], list[str]]:

@@ -125,7 +125,7 @@ def specimen(
             truths.append(truth)
             shot = render(rng, population, size_px)
             if patches:
-                settings = PatchConfig(name="patch", tracks="ids", window_px=WINDOW_PX, dilate_cell_px=7, dilate_neighbour_px=5)
+                settings = PatchConfig(name="patch", tracks="ids", window_px=WINDOW_PX, dilate_cell_px=3, dilate_neighbour_px=5)
                 write_site(
                     *(site_folder(folder, well, site), _saved(shot, folder, site), settings),
                     **{"well": well, "site": site, "channels": CHANNELS, "pixel_um": PIXEL_UM, "frame_min": FRAME_MIN},
