@@ -98,7 +98,7 @@ def test_full_disk_leaves_the_old_store_whole_and_no_other_file(path, monkeypatc
 def test_killed_writer_leaves_the_old_store_whole(path):
     before = Store.open(path).fingerprint
     code = (
-        "import sys, time; from pathlib import Path; from microlatent.data import store; from tests.test_store import write_store\n"
+        "import time; from pathlib import Path; from microlatent.data import store; from tests.test_store import write_store\n"
         "original = store.StoreWriter._copy\n"
         "def slow(source, target): original(source, target); print('writing', flush=True); time.sleep(60)\n"
         "store.StoreWriter._copy = staticmethod(slow)\n"

@@ -157,7 +157,7 @@ def test_resume_refuses_a_store_that_changed(fit, compose, stores_folder, tmp_pa
 def test_non_finite_loss_stops_before_the_step_and_names_it(fit, arguments, compose, tmp_path):
     settings = compose("train", *arguments, "trainer.epochs=50", "trainer.lr=1e30", "data.augment=false")
     with pytest.raises(
-        ValueError, match=r"not finite at step \d+ .*Last finite values: \{'total'.*Rows of the batch: \[\d+.*No step was taken"
+        ValueError, match=r"not finite at step \d+ .*Last finite values: \{'total'.*Rows of the batch: \[\d+.*No step was taken on it"
     ):
         carry_out(settings, [])
     folder = next((tmp_path / "outputs" / "test").iterdir())
@@ -184,7 +184,7 @@ def test_accumulated_pieces_give_the_gradient_of_the_whole_batch(fit):
 def _parts(fit):
     folder = fit("trainer.epochs=1", "model.matching=none")
     settings = config.settle(run.read_config(folder), "train")
-    source = training.open_data(settings, None)
+    source = training.open_data(settings)
     return training.build_model(settings, source), source, settings
 
 

@@ -178,7 +178,7 @@ def _claim(settings: Any, intended: Path, resumed: Path | None) -> Any:
         status = run.read_status(resumed)
         if status.get("state") == "running":
             raise ValueError(
-                f"resume={run_name(resumed)} is still running (process {status['pid']} on {status['host']}). Stop it first, or wait."
+                f"resume={run_name(resumed)} is still running (process {status['pid']} on {status['host']}). Stop it first."
             )
         folder = run.RunFolder(resumed)
         folder.set("running", resumed=time.strftime("%Y-%m-%dT%H:%M:%S%z"))

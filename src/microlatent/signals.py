@@ -7,6 +7,7 @@ from types import FrameType
 
 STOPPED = 75  # exit code after SIGTERM or SIGUSR1 with everything saved: start again with resume= (EX_TEMPFAIL of sysexits.h)
 CTRL_C = 130
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LOOK_EVERY = 20  # batches between two looks that several processes take together
 
 
@@ -19,13 +20,13 @@ class Interrupted(Exception):
 
 
 def raise_on_signals() -> None:
-    """Make SIGTERM and Ctrl-C raise Interrupted wherever the program is."""
+    """Make SIGTERM, SIGUSR1 and Ctrl-C raise Interrupted wherever the program is."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
 
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
 
 
 class StopSignals:
@@ -33,7 +34,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         self.asked = 0
-        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+        self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

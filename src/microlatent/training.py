@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,20 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from microlatent import checkpoint, config, distributed, provenance, training_figures
+from microlatent import checkpoint, config, distributed, training_figures
 from microlatent.data.batch import Batch
 from microlatent.data.source import PatchSource
-from microlatent.data.split import Split
 from microlatent.device import choose_device
+from microlatent.experiment import birth, build_model, open_data, refuse_changed_data
 from microlatent.files import write_csv
 from microlatent.losses import Losses
 from microlatent.progress import track
 from microlatent.run import Rehearsal, RunFolder, find
 from microlatent.schemas import Settings, TrainerConfig
 from microlatent.signals import Interrupted, StopSignals
-from microlatent.training_state import Position, Sums, restore, save
+from microlatent.training_state import FiniteGuard, Position, Sums, restore, save
 
 logger = logging.getLogger(__name__)
-CHECK_EVERY = 20  # steps between looks at a GPU's flags: looking means waiting for it
 
 
 class Objective(nn.Module):
@@ -52,9 +50,11 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Open the data, build or restore the model, fit it, and leave the figures and the final numbers."""
     trainer: TrainerConfig = settings.trainer
     device = choose_device(trainer.device)
-    _seed(settings.seed)
+    _seed(settings.seed, device)
     saved = checkpoint.load(out / "checkpoints" / "last.ckpt") if settings.resume else None
-    source = open_data(settings, saved)
+    source = open_data(settings)
+    if saved:
+        refuse_changed_data(saved, source)
     model = build_model(settings, source).to(device)
     if settings.init_from:
         path = Path(settings.init_from)
@@ -69,19 +69,15 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     if saved is None and distributed.rank() == 0:
         RunFolder(out).describe(config.plain(settings), _typed(out), born)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    parts = len(source.rows["train"]), len(source.rows["val"])
     logger.info(
-        "%s: %d parameters; %d training and %d validation patches of %s",
-        settings.model.name,
-        parameters,
-        len(source.rows["train"]),
-        len(source.rows["val"]),
-        source.channels,
+        "%s: %d parameters; %d training and %d validation patches of %s", settings.model.name, parameters, *parts, source.channels
     )
     position = fit(settings, model, source, out, tracker, saved, born, device)
     numbers = final_numbers(position, parameters)
     if distributed.rank() == 0:
         write_csv(pd.DataFrame(numbers.items(), columns=["metric", "value"]), out / "metrics.csv")
-        leave_figures(settings, model, source, out, tracker, device)
+        training_figures.leave(settings, model, source, out, tracker, device)
         tracker.artifact("checkpoint", "model", out / "checkpoints" / "best.ckpt")
     return numbers
 
@@ -109,7 +105,7 @@ def fit(
         objective = torch.compile(objective)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=trainer.precision == "bf16")
     train_batches = len(limited(source.plan("train", 0, trainer.batch_size, settings.seed), trainer))
-    recent: deque[np.ndarray] = deque(maxlen=CHECK_EVERY)
+    guard = FiniteGuard(source.table["key"].to_numpy(), device)
 
     if trainer.epochs == 0:  # a run of given weights, so that all that stands on runs works with them
         position.history.append({"epoch": 0, "step": 0, **evaluate(model, source, settings, device, autocast, batch_options)})
@@ -131,17 +127,16 @@ def fit(
 
                 # load and step
                 optimiser.zero_grad(set_to_none=True)
-                recent.append(rows)
                 pieces = np.array_split(rows, trainer.accumulate) if trainer.accumulate > 1 else [rows]
                 for number, piece in enumerate(pieces):
-                    seed = draw_seed(settings.seed, position.step, number) if source.augment else None
+                    seed = (settings.seed, position.step, number) if source.augment else None
                     batch = source.batch(piece, device, augment_seed=seed, **batch_options)
                     with autocast:
                         losses = objective(batch, position.step)
                     share = len(batch.x) * distributed.world_size() / len(rows)  # processes are averaged: undo unequal parts
                     (losses.terms["total"] * share).backward()
-                    terms = sums.add(losses, len(batch.x), len(piece))
-                    guard_finite(terms, sums.names, optimiser, position, recent, source, device)
+                    sums.add(losses, len(batch.x), len(piece))
+                guard.check(sums, optimiser, position, rows)
                 if trainer.clip_norm:
                     nn.utils.clip_grad_norm_(model.parameters(), trainer.clip_norm)
                 optimiser.step()
@@ -223,110 +218,11 @@ def learning_rate(trainer: TrainerConfig, step: int, num_steps: int) -> float:
     return trainer.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def guard_finite(
-    terms: Tensor,
-    names: list[str],
-    optimiser: torch.optim.Optimizer,
-    position: Position,
-    recent: deque,
-    source: PatchSource,
-    device: torch.device,
-) -> None:
-    """Stop before the optimiser takes a step on a non-finite loss.
-
-    On a GPU the fused optimiser skips the step by a flag that stays on the device; the flag is read every few steps, so that
-    no step waits for the device.
-    """
-    if device.type == "cuda":
-        finite = torch.isfinite(terms[0])
-        optimiser.found_inf = (~finite).float()
-        optimiser.lost = getattr(optimiser, "lost", 0) + optimiser.found_inf
-        if (position.step + 1) % CHECK_EVERY or not float(optimiser.lost):
-            return
-    elif torch.isfinite(terms[0]):
-        position.last_finite = terms
-        return
-    values = dict(zip(names, terms.tolist(), strict=True))
-    before = getattr(position, "last_finite", None)
-    last = "none was finite" if before is None else str(dict(zip(names, (round(v, 6) for v in before.tolist()), strict=True)))
-    rows = recent[-1] if device.type != "cuda" else np.concatenate(recent)
-    keys = source.table["key"].to_numpy()[rows[:3]].tolist()
-    raise ValueError(
-        f"The loss is not finite at step {position.step} (epoch {position.epoch + 1}): {values}. Last finite values: {last}. "
-        f"Rows of the batch: {rows[:8].tolist()}{' ...' if len(rows) > 8 else ''}, for example {keys}. No step was taken. "
-        "Lower trainer.lr, set trainer.clip_norm=1, or look at these patches."
-    )
-
-
 def make_optimiser(model: nn.Module, trainer: TrainerConfig) -> torch.optim.Optimizer:
     """Adam, or AdamW with weight decay, in one fused kernel."""
     kind = torch.optim.AdamW if trainer.weight_decay else torch.optim.Adam
     parameters = [p for p in model.parameters() if p.requires_grad]
     return kind(parameters, lr=trainer.lr, weight_decay=trainer.weight_decay, fused=True)
-
-
-def open_data(settings: Settings, saved: dict | None) -> PatchSource:
-    """Open the source with its split and statistics: drawn from the seed, or as the checkpoint says."""
-    source = config.choice("data", settings.data.name).load()(settings)
-    split = Split.draw(
-        settings.data.split_by, source.groups(settings.data.split_by)[source.rows["all"]], settings.data.val_share, settings.seed
-    )
-    source.use_split(split)
-    normaliser = source.fit_normaliser(settings.data.normalise)
-    if saved:
-        known = saved["birth"]["data"]
-        for what, now in (("fingerprints", source.fingerprints), ("split_hash", split.hash), ("channels", source.channels)):
-            if known[what] != now:
-                raise ValueError(
-                    f"The data changed since this run began: its {what.replace('_', ' ')} was {known[what]}, now it is {now}. "
-                    "Restore the stores it was trained on, or start a new run."
-                )
-        normaliser.mean, normaliser.std = known["normaliser"]["mean"], known["normaliser"]["std"]
-    return source
-
-
-def build_model(settings: Settings, source: PatchSource) -> nn.Module:
-    """Build the chosen model for the channels and the patch size of the data."""
-    return config.choice("model", settings.model.name).load()(settings.model, len(source.channels), source.patch_px)
-
-
-def birth(settings: Settings, source: PatchSource) -> dict[str, Any]:
-    """Collect the birth certificate of a run's checkpoints."""
-    assert source.split is not None
-    assert source.normaliser is not None
-    data = {
-        "fingerprints": source.fingerprints,
-        "channels": source.channels,
-        "patch_px": source.patch_px,
-        "normaliser": source.normaliser.state(),
-        "split_by": source.split.by,
-        "split_hash": source.split.hash,
-    }
-    return provenance.birth(config.plain(settings), data=data)
-
-
-def leave_figures(
-    settings: Settings, model: nn.Module, source: PatchSource, out: Path, tracker: Any, device: torch.device
-) -> None:
-    """Draw the learning curves, and held-out patches beside their reconstructions by the best checkpoint."""
-    tracker.image("history", training_figures.curves(pd.read_csv(out / "history.csv"), out / "figures" / "history.png"))
-    if not hasattr(model, "reconstruct"):
-        return
-    checkpoint.load_state(model, checkpoint.load(out / "checkpoints" / "best.ckpt", device)["model"], "best.ckpt")
-    model.eval()
-    rows = source.rows["val"] if len(source.rows["val"]) else source.rows["train"]
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, settings.trainer.num_reconstructions).astype(int))]
-    with torch.no_grad():
-        x = source.batch(rows, device, alone=True).x
-        x_hat = model.reconstruct(x)
-    path = training_figures.reconstructions(
-        x.cpu().numpy(),
-        x_hat.cpu().numpy(),
-        source.channels,
-        source.stores[0].patch_pixel_um,
-        out / "figures" / "reconstructions.png",
-    )
-    tracker.image("reconstructions", path)
 
 
 def final_numbers(position: Position, parameters: int) -> dict[str, float]:
@@ -353,14 +249,9 @@ def limited(plan: list[np.ndarray], trainer: TrainerConfig) -> list[np.ndarray]:
     return plan[: trainer.max_batches] if trainer.max_batches else plan
 
 
-def draw_seed(seed: int, step: int, piece: int) -> int:
-    """Return a seed for the draws of one piece of one step."""
-    return int(np.random.SeedSequence([seed, 3, step, piece]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _seed(seed: int) -> None:
+def _seed(seed: int, device: torch.device) -> None:
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
 
 
 def _fits(source: PatchSource, device: torch.device) -> bool:
@@ -380,10 +271,10 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
 
     trainer = settings.trainer
     device = choose_device(trainer.device)
-    _seed(settings.seed)
+    _seed(settings.seed, device)
     if settings.resume:
         find(settings.resume, settings.outputs, settings.name, "resume")
-    source = open_data(settings, None)
+    source = open_data(settings)
     model = build_model(settings, source).to(device)
     needs = getattr(model, "needs", set())
     said = Rehearsal(reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores])
@@ -406,15 +297,6 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     said.notes.append(
         f"{settings.model.name}: {sum(p.numel() for p in model.parameters() if p.requires_grad)} parameters on {device}"
     )
-    names = (
-        "config.yaml",
-        "provenance.json",
-        "status.json",
-        "split.csv",
-        "history.csv",
-        "metrics.csv",
-        "checkpoints/",
-        "figures/",
-    )
-    said.writes = [str(out / name) for name in names]
+    names = "config.yaml provenance.json status.json split.csv history.csv metrics.csv checkpoints/ figures/"
+    said.writes = [str(out / name) for name in names.split()]
     return said

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
-from microlatent import figures
+from microlatent import checkpoint, figures
+from microlatent.data.source import PatchSource
+from microlatent.schemas import Settings
 
 LABELS = {
     "total": "total loss",
@@ -17,6 +22,28 @@ LABELS = {
     "perplexity": "perplexity (codes)",
     "codes_used": "codes in use",
 }
+
+
+def leave(settings: Settings, model: nn.Module, source: PatchSource, out: Path, tracker: Any, device: torch.device) -> None:
+    """Draw the learning curves, and held-out patches beside their reconstructions by the best checkpoint."""
+    tracker.image("history", curves(pd.read_csv(out / "history.csv"), out / "figures" / "history.png"))
+    if not hasattr(model, "reconstruct"):
+        return
+    checkpoint.load_state(model, checkpoint.load(out / "checkpoints" / "best.ckpt", device)["model"], "best.ckpt")
+    model.eval()
+    rows = source.rows["val"] if len(source.rows["val"]) else source.rows["train"]
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, settings.trainer.num_reconstructions).astype(int))]
+    with torch.no_grad():
+        x = source.batch(rows, device, alone=True).x
+        x_hat = model.reconstruct(x)
+    path = reconstructions(
+        x.cpu().numpy(),
+        x_hat.cpu().numpy(),
+        source.channels,
+        source.stores[0].patch_pixel_um,
+        out / "figures" / "reconstructions.png",
+    )
+    tracker.image("reconstructions", path)
 
 
 def curves(history: pd.DataFrame, path: Path) -> Path:

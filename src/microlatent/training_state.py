@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,9 +36,10 @@ class Sums:
         self.names: list[str] = []
         self.tallies: dict[str, Tensor] = {}
         self.patches = 0
+        self.latest: Tensor | None = None
 
-    def add(self, losses: Losses, num_local: int, num_global: int) -> Tensor:
-        """Add a batch's losses; return its terms as means over the global batch, in the order of ``names``."""
+    def add(self, losses: Losses, num_local: int, num_global: int) -> None:
+        """Add the losses of this process's part of a batch; ``latest`` are the terms of the whole batch."""
         self.names = list(losses.terms)
         batch = torch.stack([value.detach().double() for value in losses.terms.values()]) * (num_local / num_global)
         batch = distributed.total(batch)
@@ -45,12 +48,64 @@ class Sums:
             counts = distributed.total(counts)
             self.tallies[name] = counts if name not in self.tallies else self.tallies[name] + counts
         self.patches += num_global
-        return batch
+        self.latest = batch
 
     def means(self, prefix: str) -> dict[str, float]:
         """Mean of every term over the patches so far."""
         assert self.terms is not None
         return {f"{prefix}_{name}": value for name, value in zip(self.names, (self.terms / self.patches).tolist(), strict=True)}
+
+
+class FiniteGuard:
+    """Stop before the optimiser takes a step on a non-finite loss.
+
+    On a GPU the fused optimiser skips the step by a flag that stays on the device; the flag is read every few steps, so that
+    no step waits for the device.
+
+    Parameters
+    ----------
+    keys
+        Name of every row of the data, for the message.
+    """
+
+    LOOK_EVERY = 20  # steps
+
+    def __init__(self, keys: np.ndarray, device: torch.device) -> None:
+        self.keys, self.is_deferred = keys, device.type == "cuda"
+        self.recent: deque[np.ndarray] = deque(maxlen=self.LOOK_EVERY)
+        self.num_lost: Tensor | float = 0.0
+        self.finite: Tensor | None = None
+
+    def check(self, sums: Sums, optimiser: torch.optim.Optimizer, position: Position, rows: np.ndarray) -> None:
+        """Look at the sums after a batch; a non-finite term of any of its pieces and processes is in them for good.
+
+        Raises
+        ------
+        ValueError
+            The loss is not finite; the message has the step, the batch's rows and the last finite values.
+        """
+        self.recent.append(rows)
+        is_finite = torch.isfinite(sums.terms[0])
+        if self.is_deferred:
+            optimiser.found_inf = (~is_finite).float()
+            self.num_lost = self.num_lost + optimiser.found_inf
+            if (position.step + 1) % self.LOOK_EVERY or not float(self.num_lost):
+                return
+        elif is_finite:
+            self.finite = sums.latest
+            return
+        rows = np.concatenate(self.recent) if self.is_deferred else rows
+        shown = [
+            dict(zip(sums.names, (round(v, 6) for v in terms.tolist()), strict=True))
+            for terms in (sums.latest, self.finite)
+            if terms is not None
+        ]
+        raise ValueError(
+            f"The loss is not finite at step {position.step} (epoch {position.epoch + 1}): {shown[0]}. "
+            f"Last finite values: {shown[1] if len(shown) > 1 else 'none in this run'}. Rows of the batch: {rows[:8].tolist()}"
+            f"{' ...' if len(rows) > 8 else ''}, for example {self.keys[rows[:3]].tolist()}. No step was taken on it. "
+            "Lower trainer.lr, set trainer.clip_norm=1, or look at these patches."
+        )
 
 
 def save(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, sums: Sums, born: dict) -> None:
@@ -61,8 +116,8 @@ def save(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, positio
         "birth": born,
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
-        "position": {key: value for key, value in vars(position).items() if key != "last_finite"},
-        "sums": {"terms": sums.terms, "names": sums.names, "tallies": sums.tallies, "patches": sums.patches},
+        "position": vars(position),
+        "sums": vars(sums),
         "random": {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []},
     }
     checkpoint.save(path, content)

@@ -162,7 +162,7 @@ class PatchSource:
         rows: np.ndarray,
         device: torch.device,
         *,
-        augment_seed: int | None = None,
+        augment_seed: tuple[int, ...] | None = None,
         relations: bool = False,
         masks: bool = False,
         channels_last: bool = False,
@@ -175,7 +175,7 @@ class PatchSource:
         rows
             Rows of the global batch.
         augment_seed
-            Draw flips and quarter turns from this seed; None leaves the patches as they are.
+            Numbers from which flips and quarter turns are drawn (seed, step ...); None leaves the patches as they are.
         relations
             Add the relation codes of the global batch.
         masks
@@ -192,7 +192,8 @@ class PatchSource:
         x = self.normaliser.apply(x.to(torch.float32, memory_format=layout))
         mask = torch.from_numpy(self._masks(local)).to(device).float().add_(1).div_(2) if masks else None
         if augment_seed is not None:
-            draws = draw(len(rows), torch.Generator().manual_seed(augment_seed))[here]
+            entropy = np.random.SeedSequence([3, *augment_seed]).generate_state(1, np.uint64)
+            draws = draw(len(rows), torch.Generator().manual_seed(int(entropy[0] >> 1)))[here]
             x = dihedral(x, draws)
             mask = dihedral(mask, draws) if mask is not None else None
         codes = torch.from_numpy(self.relations.among(rows)).to(device) if relations else None

@@ -14,11 +14,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from microlatent import checkpoint, config
-from microlatent.data.normalise import Normaliser
+from microlatent import config
 from microlatent.data.source import PatchSource
-from microlatent.data.split import Split
 from microlatent.device import choose_device
+from microlatent.experiment import load_trained
 from microlatent.files import atomic, write_pickle
 from microlatent.progress import track
 from microlatent.run import Rehearsal
@@ -30,7 +29,7 @@ logger = logging.getLogger(__name__)
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Stream the stores through the encoder and write ``latents.h5ad``; memory does not grow with the number of patches."""
     device = choose_device(settings.trainer.device)
-    source, model, born = prepare(settings, device)
+    source, model, born = load_trained(settings, device)
     rows = source.rows["all"]
     started = time.perf_counter()
     with atomic(out / "latents.h5ad") as temporary:
@@ -53,53 +52,6 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         "latents": width,
         "patches_per_s": round(len(rows) / seconds, 1),
     }
-
-
-def prepare(settings: Settings, device: torch.device) -> tuple[PatchSource, nn.Module, dict[str, Any]]:
-    """Load the model of the run and open the data as the model knows it: its channels by name, its statistics, its split.
-
-    Raises
-    ------
-    ValueError
-        A channel that the model was trained on is absent, or the patches have another size.
-    """
-    run, task = Path(settings.run), settings.task
-    path = run / "checkpoints" / f"{task.checkpoint}.ckpt" if task.checkpoint in ("best", "last") else Path(task.checkpoint)
-    saved = checkpoint.load(path, device)
-    born = saved["birth"]
-    trained = born["data"]
-    if settings.data.channels is None:
-        settings.data.channels = list(trained["channels"])
-    if settings.data.channels != trained["channels"]:
-        raise ValueError(
-            f"{path} was trained on channels {trained['channels']}, but data.channels asks for {settings.data.channels}. "
-            "Leave data.channels out: channels are matched by name."
-        )
-    source: PatchSource = config.choice("data", settings.data.name).load()(settings)
-    if source.patch_px != trained["patch_px"]:
-        raise ValueError(
-            f"{path} was trained on patches of {trained['patch_px']} px, but the stores have {source.patch_px} px. "
-            f"Assemble with task.patch_px={trained['patch_px']}."
-        )
-    source.normaliser = Normaliser(**trained["normaliser"])
-    source.normaliser.mode = task.normalise or source.normaliser.mode
-    known = {
-        name: digest for name, digest in source.fingerprints.items() if trained["fingerprints"].get(name) not in (None, digest)
-    }
-    if known:
-        logger.warning("%s changed since the run was trained: their patches are encoded as new data.", ", ".join(known))
-    split = Split.read(run / "split.csv", trained["split_by"])
-    if split.hash != trained["split_hash"]:
-        raise ValueError(
-            f"{run / 'split.csv'} was changed after training: its hash is {split.hash}, not {trained['split_hash']}."
-        )
-    source.use_split(split)
-    model_config = config.build("model", born["config"]["model"])
-    model = config.choice("model", model_config.name).load()(model_config, len(source.channels), source.patch_px).to(device)
-    checkpoint.load_state(model, saved["model"], path)
-    if settings.trainer.channels_last:
-        model.to(memory_format=torch.channels_last)
-    return source, model.eval(), born | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
 
 
 @torch.no_grad()
@@ -152,8 +104,8 @@ def _write_reference_files(out: Path, source: PatchSource, rows: np.ndarray) -> 
     with h5py.File(out / "latents.h5ad") as file:
         if "after" not in file.get("obsm", {}):
             raise ValueError(
-                "task.reference_files=true writes latents before and after a quantiser, but this model has none. The table itself "
-                f"is whole: {out / 'latents.h5ad'}. Leave task.reference_files out."
+                "task.reference_files=true writes latents before and after a quantiser, but this model has none. The table "
+                f"itself is whole: {out / 'latents.h5ad'}. Leave task.reference_files out."
             )
         wells = source.table["well"].to_numpy()[rows]
         for well in pd.unique(wells):
@@ -168,7 +120,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     import psutil
 
     device = choose_device(settings.trainer.device)
-    source, model, _ = prepare(settings, device)
+    source, model, _ = load_trained(settings, device)
     rows = source.rows["all"]
     batch = source.batch(rows[: settings.task.batch_size], device)
     model.encode(batch.x, settings.task.norm)

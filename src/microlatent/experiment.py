@@ -1,0 +1,113 @@
+"""Bring data and model together: for a new run, for one that goes on, or as a trained run left them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from microlatent import checkpoint, config, provenance
+from microlatent.data.normalise import Normaliser
+from microlatent.data.source import PatchSource
+from microlatent.data.split import Split
+from microlatent.schemas import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def open_data(settings: Settings) -> PatchSource:
+    """Open the source, draw its split from the seed, and fit the normalisation to the training part."""
+    data = settings.data
+    source: PatchSource = config.choice("data", data.name).load()(settings)
+    source.use_split(Split.draw(data.split_by, source.groups(data.split_by)[source.rows["all"]], data.val_share, settings.seed))
+    source.fit_normaliser(data.normalise)
+    return source
+
+
+def refuse_changed_data(saved: dict[str, Any], source: PatchSource) -> None:
+    """Refuse to continue a run on other data than it began with.
+
+    Raises
+    ------
+    ValueError
+        The stores, the channels or the split differ from what the checkpoint says.
+    """
+    assert source.split is not None
+    known = saved["birth"]["data"]
+    for what, now in (("fingerprints", source.fingerprints), ("split_hash", source.split.hash), ("channels", source.channels)):
+        if known[what] != now:
+            raise ValueError(
+                f"The data changed since this run began: its {what.replace('_', ' ')} was {known[what]}, now it is {now}. "
+                "Restore the stores it was trained on, or start a new run."
+            )
+
+
+def build_model(settings: Settings, source: PatchSource) -> nn.Module:
+    """Build the chosen model for the channels and the patch size of the data."""
+    return config.choice("model", settings.model.name).load()(settings.model, len(source.channels), source.patch_px)
+
+
+def birth(settings: Settings, source: PatchSource) -> dict[str, Any]:
+    """Collect the birth certificate of a run's checkpoints."""
+    assert source.split is not None
+    assert source.normaliser is not None
+    data = {
+        "fingerprints": source.fingerprints,
+        "channels": source.channels,
+        "patch_px": source.patch_px,
+        "normaliser": source.normaliser.state(),
+        "split_by": source.split.by,
+        "split_hash": source.split.hash,
+    }
+    return provenance.birth(config.plain(settings), data=data)
+
+
+def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource, nn.Module, dict[str, Any]]:
+    """Load the model of ``run`` and open the data as it knows them: channels by name, its statistics, its split.
+
+    Returns
+    -------
+    The source, the model in evaluation mode, and the checkpoint's birth certificate.
+
+    Raises
+    ------
+    ValueError
+        A channel that the model was trained on is absent, or the patches have another size.
+    """
+    run, task = Path(settings.run), settings.task
+    path = run / "checkpoints" / f"{task.checkpoint}.ckpt" if task.checkpoint in ("best", "last") else Path(task.checkpoint)
+    saved = checkpoint.load(path, device)
+    born = saved["birth"]
+    trained = born["data"]
+    if settings.data.channels not in (None, trained["channels"]):
+        raise ValueError(
+            f"{path} was trained on channels {trained['channels']}, but data.channels asks for {settings.data.channels}. "
+            "Leave data.channels out: channels are matched by name."
+        )
+    settings.data.channels = list(trained["channels"])
+    source: PatchSource = config.choice("data", settings.data.name).load()(settings)
+    if source.patch_px != trained["patch_px"]:
+        raise ValueError(
+            f"{path} was trained on patches of {trained['patch_px']} px, but the stores have {source.patch_px} px. "
+            f"Assemble with task.patch_px={trained['patch_px']}."
+        )
+    source.normaliser = Normaliser(**trained["normaliser"])
+    source.normaliser.mode = task.normalise or source.normaliser.mode
+    changed = [name for name, digest in source.fingerprints.items() if trained["fingerprints"].get(name, digest) != digest]
+    if changed:
+        logger.warning("%s changed since the run was trained: their patches are encoded as new data.", ", ".join(changed))
+    split = Split.read(run / "split.csv", trained["split_by"])
+    if split.hash != trained["split_hash"]:
+        raise ValueError(
+            f"{run / 'split.csv'} was changed after training: its hash is {split.hash}, not {trained['split_hash']}. Restore it."
+        )
+    source.use_split(split)
+    model_config = config.build("model", born["config"]["model"])
+    model = config.choice("model", model_config.name).load()(model_config, len(source.channels), source.patch_px).to(device)
+    checkpoint.load_state(model, saved["model"], path)
+    if settings.trainer.channels_last:
+        model.to(memory_format=torch.channels_last)
+    return source, model.eval(), born | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
