@@ -1,4 +1,4 @@
-"""Speed against the wells reference's methods, side by side: ``make bench`` or ``python -m benchmarks.bench [--device cuda]``.
+"""Speed against the wells reference's methods, side by side: ``make bench`` or ``python benchmarks/bench.py [--device cuda]``.
 
 Prints patches per second (median and quartiles) and ratios. Ways that are compared take turns in one process; allocator
 settings are a process's own, so each has its process, and these take turns too.
@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the project's folder, also when this file is run as it is
 
 from benchmarks.timing import in_process, spread
 
