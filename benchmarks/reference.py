@@ -14,16 +14,16 @@ from torch import Tensor, nn
 class Residual(nn.Module):
     """Residual layers: x + [ReLU, 3x3, norm, ReLU, 1x1, norm]."""
 
-    def __init__(self, num_hiddens: int, num_residual_hiddens: int, num_layers: int):
+    def __init__(self, latent_dim: int, num_residual_hiddens: int, num_layers: int):
         super().__init__()
         self.layers = nn.ModuleList(
             nn.Sequential(
                 nn.ReLU(),
-                nn.Conv2d(num_hiddens, num_residual_hiddens, 3, padding=1),
+                nn.Conv2d(latent_dim, num_residual_hiddens, 3, padding=1),
                 nn.BatchNorm2d(num_residual_hiddens),
                 nn.ReLU(),
-                nn.Conv2d(num_residual_hiddens, num_hiddens, 1),
-                nn.BatchNorm2d(num_hiddens),
+                nn.Conv2d(num_residual_hiddens, latent_dim, 1),
+                nn.BatchNorm2d(latent_dim),
             )
             for _ in range(num_layers)
         )
@@ -57,9 +57,9 @@ class BroadcastQuantiser(nn.Module):
 class ReferenceVQVAE(nn.Module):
     """The 16 x 16 latent model of two-channel 128 x 128 patches, with the current generation of the matching loss."""
 
-    def __init__(self, channels: int = 2, num_hiddens: int = 16, num_residual_hiddens: int = 32, num_codes: int = 64):
+    def __init__(self, channels: int = 2, latent_dim: int = 16, num_residual_hiddens: int = 32, num_codes: int = 64):
         super().__init__()
-        h = num_hiddens
+        h = latent_dim
         self.channel_var = nn.Parameter(torch.ones(1, channels, 1, 1), requires_grad=False)
         self.enc = nn.Sequential(
             nn.Conv2d(channels, h // 2, 1),

@@ -21,7 +21,7 @@ from microlatent.signals import Interrupted
 from microlatent.tracking import NullTracker, differing_history
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("model.num_hiddens=4", "model.num_residual_hiddens=4", "model.num_codes=8", "trainer.batch_size=16", "logger=csv")
+SMALL = ("model.latent_dim=4", "model.num_residual_hiddens=4", "model.num_codes=8", "trainer.batch_size=16", "logger=csv")
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_resume_refuses_a_store_that_changed(fit, compose, stores_folder, tmp_pa
 def test_non_finite_loss_stops_before_the_step_and_names_it(fit, arguments, compose, tmp_path):
     settings = compose("train", *arguments, "trainer.epochs=50", "trainer.lr=1e30", "data.augment=false")
     with pytest.raises(
-        ValueError, match=r"not finite at step \d+ .*Last finite values: \{'total'.*Rows of the batch: \[\d+.*No step was taken on it"
+        ValueError, match=r"not finite at step \d+ .*Last finite values: \{'total'.*Rows of the batch: \[\d+.*No step was taken"
     ):
         carry_out(settings, [])
     folder = next((tmp_path / "outputs" / "test").iterdir())

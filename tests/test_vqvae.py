@@ -105,9 +105,10 @@ def test_gradients_equal_the_references(golden, case):
     model.loss(golden_batch(golden, case), 0).terms["total"].backward()
     for name, parameter in model.named_parameters():
         theirs = golden.get(f"{case}/grad/{name}")
-        # A bias before batch normalisation has no effect: its gradient is rounding noise around zero.
-        if theirs is not None:
+        if theirs is not None and parameter.requires_grad:
             assert (parameter.grad - theirs).abs().max() <= 1e-4 * theirs.abs().max() + 1e-6, name
+        elif theirs is not None:  # a bias before batch normalisation, which we leave alone: rounding noise there
+            assert theirs.abs().max() < 1e-5, name
 
 
 @pytest.mark.parametrize("case", WITH_GRADIENTS[:2])

@@ -42,7 +42,7 @@ class VQVAEConfig:
     """Vector-quantised autoencoder of single-cell patches (``models/vqvae.py``)."""
 
     name: str = MISSING
-    num_hiddens: int = 16  # feature maps at the latent grid; the code's width
+    latent_dim: int = 16  # feature maps at the latent grid; the code's width
     num_residual_hiddens: int = 32  # feature maps inside a residual layer
     num_residual_layers: int = 2  # in the encoder's residual block
     num_codes: int = 64  # entries of the codebook
@@ -60,12 +60,12 @@ class VQVAEConfig:
     revive_dead_codes: bool = False  # replace codes unused for an epoch by encoder outputs
 
     def __post_init__(self) -> None:
-        for key in ("num_hiddens", "num_residual_hiddens", "num_codes"):
+        for key in ("latent_dim", "num_residual_hiddens", "num_codes"):
             at_least(f"model.{key}", getattr(self, key), 1)
-        if self.num_hiddens % 4:
+        if self.latent_dim % 4:
             raise ValueError(
-                f"model.num_hiddens is {self.num_hiddens}, but the decoder quarters it, so it must divide by 4. "
-                f"Try {max(4, self.num_hiddens // 4 * 4)}."
+                f"model.latent_dim is {self.latent_dim}, but the decoder quarters it, so it must divide by 4. "
+                f"Try {max(4, self.latent_dim // 4 * 4)}."
             )
         at_least("model.num_residual_layers", self.num_residual_layers, 0)
         for key in ("commitment_weight", "weight_recon", "weight_commitment", "weight_matching", "matching_margin"):

@@ -98,7 +98,7 @@ def fit(
     model.to(memory_format=torch.channels_last if trainer.channels_last else torch.contiguous_format)
     optimiser = make_optimiser(model, trainer)
     position, sums = restore(saved, model, optimiser, device) if saved else (Position(), Sums())
-    objective: nn.Module = Objective(model)
+    objective: nn.Module = Objective(distributed.with_global_batch_norm(model))
     if distributed.world_size() > 1:
         objective = nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
     if trainer.compile:
@@ -252,6 +252,7 @@ def limited(plan: list[np.ndarray], trainer: TrainerConfig) -> list[np.ndarray]:
 def _seed(seed: int, device: torch.device) -> None:
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # or every new tensor would be written twice
 
 
 def _fits(source: PatchSource, device: torch.device) -> bool:

@@ -9,6 +9,7 @@ Source: Wu et al. 2022, Mol. Biol. Cell 33(6), doi:10.1091/mbc.E21-11-0561; van 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -82,16 +83,16 @@ class _WeightedSquares(torch.autograd.Function):
 class ResidualBlock(nn.Module):
     """Layers of x + norm(conv 1x1(relu(norm(conv 3x3(relu(x))))))."""
 
-    def __init__(self, num_hiddens: int, num_residual_hiddens: int, num_layers: int):
+    def __init__(self, latent_dim: int, num_residual_hiddens: int, num_layers: int):
         super().__init__()
         self.layers = nn.ModuleList(
             nn.Sequential(
                 nn.Identity(),
-                nn.Conv2d(num_hiddens, num_residual_hiddens, 3, padding=1),
+                nn.Conv2d(latent_dim, num_residual_hiddens, 3, padding=1),
                 BatchNorm(num_residual_hiddens, relu=True),
                 nn.Identity(),
-                nn.Conv2d(num_residual_hiddens, num_hiddens, 1),
-                BatchNorm(num_hiddens, relu=False),
+                nn.Conv2d(num_residual_hiddens, latent_dim, 1),
+                BatchNorm(latent_dim, relu=False),
             )
             for _ in range(num_layers)
         )
@@ -124,7 +125,7 @@ class VQVAE(nn.Module):
                 "channel of data.channels, or leave it out for 1."
             )
         self.channel_var = nn.Parameter(torch.tensor(variance).view(1, -1, 1, 1), requires_grad=False)
-        h, residual = config.num_hiddens, (config.num_hiddens, config.num_residual_hiddens, config.num_residual_layers)
+        h, residual = config.latent_dim, (config.latent_dim, config.num_residual_hiddens, config.num_residual_layers)
 
         def norm(width: int, pad: bool = False) -> list[nn.Module]:
             return [BatchNorm(width, relu=True, pad=pad), nn.Identity()]
@@ -143,6 +144,11 @@ class VQVAE(nn.Module):
         self.enc = nn.Sequential(*encoder, ResidualBlock(*residual))
         self.vq = Quantiser(config.num_codes, h, config.commitment_weight)
         self.dec = nn.Sequential(*decoder)
+        for sequence in (module for module in self.modules() if isinstance(module, nn.Sequential)):
+            for conv, after in pairwise(sequence):
+                if isinstance(after, BatchNorm):
+                    # Normalisation takes this bias away again. Its gradient is rounding noise, by which Adam would move it.
+                    conv.bias.requires_grad_(False)
         # 1 on the image, 0 on the ring around it.
         self.register_buffer("inside", to_blocks(torch.ones(1, 1, patch_px, patch_px)), persistent=False)
         unrelated = config.matching_unrelated if config.matching == "mean" else 0.0
