@@ -257,7 +257,7 @@ class TrainerConfig:
     weight_decay: float = 0.0  # above 0: AdamW
     clip_norm: float | None = None  # gradients' total norm
     precision: str = "fp32"  # fp32 or bf16 (autocast)
-    channels_last: bool = True  # memory layout; several times faster convolutions on CPU
+    channels_last: bool = False  # memory layout handed to the model; the vqvae models choose their own on CPU
     compile: bool = False  # torch.compile: half a minute at start, worth it on a GPU or for long runs
     resident: bool = True  # keep the store in device memory where it fits (GPU)
     patience: int | None = None  # stop after this many epochs without improvement of the validation loss
