@@ -1,12 +1,19 @@
-"""The reference's way from single-cell pickles to a training set, written anew: everything in memory, in double precision."""
+"""The reference's way from single-cell pickles to a training set, written anew, and ours; ``python -m`` times one of them.
+
+The reference's: everything in memory, in double precision.
+"""
 
 from __future__ import annotations
 
+import json
 import pickle
+import resource
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch.nn.functional import interpolate
 
@@ -67,5 +74,31 @@ def assemble(supp: Path, out: Path) -> None:
             pickle.dump(value, file, protocol=4)
 
 
+def assemble_ours(supp: Path, out: Path) -> None:
+    """Write the store of the same well."""
+    from microlatent.data.well_files import find_wells
+    from microlatent.schemas import AssembleConfig, Settings, WellsConfig
+    from microlatent.tasks.assemble import assemble
+
+    settings = Settings(data=WellsConfig(name="wells", root=str(supp)), task=AssembleConfig(name="assemble"))
+    (well,) = find_wells(supp, None, None, None)
+    assemble(well, out / "A1.h5", supp, settings)
+
+
+def main() -> None:
+    """Run one way and print its seconds, its peak memory, and how much of that came after the imports, in MB."""
+    from microlatent import allocator
+    from microlatent.tasks import assemble as _  # noqa: F401  both import the same, so that their memory compares
+
+    way, supp, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    if way == "ours":
+        allocator.tune()
+    before, started = psutil.Process().memory_info().rss, time.perf_counter()
+    (assemble_ours if way == "ours" else assemble)(supp, out)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps([seconds, peak / 2**20, (peak - before) / 2**20]))
+
+
 if __name__ == "__main__":
-    assemble(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

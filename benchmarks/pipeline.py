@@ -9,64 +9,54 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
+from torch import nn
 
 from benchmarks.assembling import write_specimen
 from benchmarks.network import build
 from benchmarks.reference import augment_one_by_one
 from benchmarks.timing import ROOT, alternate
-from microlatent import allocator
+from microlatent import allocator, training
 from microlatent.data.batch import Batch
 from microlatent.data.source import PatchSource
 from microlatent.data.split import Split
 from microlatent.data.store import Store
+from microlatent.losses import Losses
+from microlatent.run import RunFolder
+from microlatent.schemas import LoggerConfig, Settings, TrainConfig, TrainerConfig, WellsConfig
+from microlatent.tracking import NullTracker
 
 BATCH = 64
-# A process of its own, because the peak memory of children is the largest of all of them.
-WATCH = """
-import json, resource, subprocess, sys, time
-started = time.perf_counter()
-done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
-if done.returncode:
-    raise SystemExit(done.stdout + done.stderr)
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(json.dumps([time.perf_counter() - started, peak / (2**20 if sys.platform == "darwin" else 2**10)]))
-"""
 
 
-def watch(folder: Path, threads: int, *command: str) -> tuple[float, float]:
-    """Run a command in a folder; return seconds and peak memory in MB."""
+def command(folder: Path, threads: int, *arguments: str) -> str:
+    """Run Python with arguments in a folder and return what it printed last."""
     env = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": str(threads)}
-    line = [sys.executable, "-c", WATCH, sys.executable, *command]
-    done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
-    return tuple(json.loads(done.stdout.splitlines()[-1]))
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    return done.stdout.splitlines()[-1]
 
 
 def assemble(folder: Path, threads: int, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Run both ways in turn, from the warm page cache."""
-    (folder / "reference").mkdir()
-    commands = {
-        "reference": ["-m", "benchmarks.assembling", str(folder / "supp"), str(folder / "reference")],
-        "ours": [str(ROOT / "infer.py"), "task=assemble", "data=wells", f"data.root={folder / 'supp'}", "logger=csv"],
-    }
-    commands["ours"] += [f"data.store={folder / 'stores'}"]
-    found = {name: {"seconds": [], "peak_mb": []} for name in commands}
+    """Run both ways in turn, from the warm page cache, each in a process of its own."""
+    found = {name: {"seconds": [], "peak_mb": [], "above_imports_mb": []} for name in ("reference", "ours")}
+    for name in found:
+        (folder / name).mkdir()
     for _ in range(rounds):
-        for name, command in commands.items():
-            seconds, peak = watch(folder, threads, *command)
-            found[name]["seconds"].append(seconds)
-            found[name]["peak_mb"].append(peak)
+        for name, part in found.items():
+            line = command(folder, threads, "-m", "benchmarks.assembling", name, str(folder / "supp"), str(folder / name))
+            for values, value in zip(part.values(), json.loads(line), strict=True):
+                values.append(value)
     return found
 
 
 def open_source(folder: Path) -> PatchSource:
     """Open the assembled store for training on all of it."""
-    source = PatchSource([Store.open(folder / "stores" / "A1.h5")], None, order="tracks", augment=True)
+    source = PatchSource([Store.open(folder / "ours" / "A1.h5")], None, order="tracks", augment=True)
     source.use_split(Split.draw("trajectory", source.groups("trajectory"), 0.0, 0))
     source.fit_normaliser("dataset")
     return source
@@ -86,34 +76,58 @@ def load(source: PatchSource, rounds: int) -> dict[str, list[float]]:
 
     def ours() -> None:
         for number, rows in enumerate(plan):
-            source.batch(rows, torch.device("cpu"), augment_seed=number, relations=True)
+            source.batch(rows, torch.device("cpu"), augment_seed=(number,), relations=True)
 
-    seconds = alternate({"reference, all patches in memory as float64": reference, "ours, from the store": ours}, rounds)
+    def plain() -> None:
+        for rows in plan:
+            source.batch(rows, torch.device("cpu"))
+
+    def pixels() -> None:
+        for rows in plan:
+            source.read(rows)
+
+    ways = {
+        "reference: patches in memory as float64, augmented one by one": reference,
+        "ours: from the store, normalised, augmented, with relations": ours,
+        "ours: from the store, normalised": plain,
+        "ours: the store's pixels as they are": pixels,
+    }
+    seconds = alternate(ways, rounds)
     return {name: [len(order) / s for s in values] for name, values in seconds.items()}
 
 
-def steps_alone(source: PatchSource, rounds: int) -> list[float]:
-    """Time the network's step on batches that lie ready."""
-    model = build()
-    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
-    plan = source.plan("train", 0, BATCH, 0)
-    batches: list[Batch] = [source.batch(rows, torch.device("cpu"), relations=True) for rows in plan]
+class Nothing(nn.Module):
+    """A model that costs nothing, to see what a step costs without one."""
 
-    def epoch() -> None:
-        for batch in batches:
-            optimiser.zero_grad()
-            model.train().loss(batch, 0).terms["total"].backward()
-            optimiser.step()
+    needs: ClassVar = {"relations"}
 
-    return [sum(map(len, plan)) / s for s in alternate({"ours": epoch}, rounds)["ours"]]
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def loss(self, batch: Batch, step: int) -> Losses:
+        """Return as many terms as the real model, and its counts."""
+        total = self.w.sum()
+        zero = torch.zeros(())
+        terms = {"total": total, "recon": zero, "commitment": zero, "matching": zero, "perplexity": zero}
+        return Losses(terms, {"codes": torch.zeros(64, dtype=torch.long)})
 
 
-def loop(folder: Path, threads: int, epochs: int) -> list[float]:
-    """Return the patches per second of the epochs of a training run, less the first."""
-    command = [str(ROOT / "train.py"), "data=wells", f"data.store={folder / 'stores'}", "data.val_share=0", "logger=csv"]
-    watch(folder, threads, *command, f"trainer.epochs={epochs}", f"trainer.batch_size={BATCH}", f"trainer.threads={threads}")
-    (history,) = folder.glob("outputs/*/*/history.csv")
-    return pd.read_csv(history)["patches_per_s"].tolist()[1:]
+def loop(source: PatchSource, model: nn.Module, folder: Path, epochs: int, *, ready: bool = False) -> list[float]:
+    """Return milliseconds per step of the training loop, epoch by epoch, less the first; ``ready``: the batches cost nothing."""
+    task = TrainConfig(name="train"), TrainerConfig(name="cpu", epochs=epochs, batch_size=BATCH), LoggerConfig(name="csv")
+    settings = Settings(task=task[0], trainer=task[1], logger=task[2], data=WellsConfig(name="wells"))
+    out = RunFolder.claim(folder / "runs" / "x").path
+    original = source.batch
+    if ready:
+        at_hand = original(source.plan("train", 0, BATCH, 0)[0], torch.device("cpu"), relations=True)
+        source.batch = lambda *_, **__: at_hand
+    try:
+        position = training.fit(settings, model, source, out, NullTracker(), None, {}, torch.device("cpu"))
+    finally:
+        source.batch = original
+    steps = len(source.plan("train", 0, BATCH, 0))
+    return [1000 * row["seconds"] / steps for row in position.history[1:]]
 
 
 def main() -> None:
@@ -122,7 +136,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--sites", type=int, default=3)
     parser.add_argument("--frames", type=int, default=20)
-    parser.add_argument("--cells", type=int, default=20, help="per frame; 4.2 MB each in the temporary folder")
+    parser.add_argument("--cells", type=int, default=40, help="per frame; 4.2 MB each in the temporary folder")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     allocator.tune()
@@ -134,8 +148,13 @@ def main() -> None:
         facts["assemble"] = assemble(folder, arguments.threads, arguments.rounds)
         source = open_source(folder)
         facts["load"] = load(source, arguments.rounds)
-        facts["loop"] = loop(folder, arguments.threads, arguments.rounds + 1)
-        facts["steps"] = steps_alone(source, arguments.rounds)
+        epochs = arguments.rounds + 1
+        facts["loop"] = {
+            "everything": loop(source, build(), folder, epochs),
+            "the network alone, on a batch at hand": loop(source, build(), folder, epochs, ready=True),
+            "loading alone, no network": loop(source, Nothing(), folder, epochs),
+            "bookkeeping alone, neither loading nor network": loop(source, Nothing(), folder, epochs, ready=True),
+        }
     print(json.dumps(facts))
 
 

@@ -56,8 +56,10 @@ class LazyArray:
         """Bytes of the whole array."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def read(self, index: Sequence[int] | None = None) -> np.ndarray:
+    def read(self, index: Sequence[int] | None = None, out: np.ndarray | None = None) -> np.ndarray:
         """Return the array, or its rows ``index`` along the first axis, reading only their bytes.
+
+        ``out``, a C-ordered array of the rows' shape and type, takes neighbouring rows without a copy on the way.
 
         Raises
         ------
@@ -72,18 +74,29 @@ class LazyArray:
             raise IndexError(f"rows {list(index)} were asked of an array with {len(self)} rows")
         if self.axes[0] != 0:  # rows are scattered over the whole array
             return self.read()[list(index)]
-        row_shape, inner = self.memory_shape[1:], [0, *(axis for axis in self.axes[1:])]
+        rows = [i % len(self) for i in index]
+        row_shape = self.memory_shape[1:]
         size = math.prod(row_shape)
-        rows = np.empty((len(index), *row_shape), self.dtype)
-        for out, i in zip(rows, index, strict=True):
-            out[...] = self._memory(i % len(self) * size, size).reshape(row_shape)
-        return rows.transpose(inner)
+        values = np.empty((len(rows), *row_shape), self.dtype) if out is None else out.reshape(len(rows), *row_shape)
+        if rows == list(range(rows[0], rows[0] + len(rows))):
+            self._memory(rows[0] * size, len(rows) * size, values)
+        else:
+            for place, row in zip(values, rows, strict=True):
+                self._memory(row * size, size, place)
+        return values.transpose([0, *self.axes[1:]])
 
-    def _memory(self, start: int, count: int) -> np.ndarray:
-        """Read ``count`` items from item ``start`` on, in the order of memory, as a writable array."""
+    def _memory(self, start: int, count: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Read ``count`` items from item ``start`` on, in the order of memory, into a writable array."""
+        out = np.empty(count, self.dtype) if out is None else out
+        first, length = start * self.dtype.itemsize, count * self.dtype.itemsize
+        target = memoryview(out.reshape(-1).view(np.uint8))  # a view, because ``out`` is C-ordered
         if not isinstance(self.source, Span):
-            return np.frombuffer(self.source, self.dtype, count, start * self.dtype.itemsize).copy()
-        values = np.fromfile(self.source.path, self.dtype, count, offset=self.source.offset + start * self.dtype.itemsize)
-        if len(values) != count:
+            target[:] = self.source[first : first + length]
+            return out
+        with open(self.source.path, "rb", buffering=0) as file:
+            file.seek(self.source.offset + first)
+            while target and (got := file.readinto(target)):
+                target = target[got:]
+        if target:
             raise ValueError(f"{self.source.path} was cut short after it had been opened. Copy it again from its source.")
-        return values
+        return out

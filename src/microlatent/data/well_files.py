@@ -107,8 +107,9 @@ class StacksWell:
                     continue
                 cells = {self._cell(key, frame, path): (key, entry) for key, entry in entries.items()}
                 order = sorted(cells, key=lambda cell: f"{cell}.h5")
-                images = np.stack([self._read(cells[cell][1], patch_type, channels, path) for cell in order])
-                enlarged = np.stack([self._read(cells[cell][1], patch_type, [-1], path) for cell in order]) if masks else None
+                found = [cells[cell][1] for cell in order]
+                images = self._read(found, patch_type, channels, path)
+                enlarged = self._read(found, patch_type, [-1], path) if masks else None
                 centre = np.array([self.positions.get((site.name, frame, cell), (np.nan, np.nan)) for cell in order])
                 table = _identity(self.name, site.name, frame, order, "", y_px=centre[:, 0], x_px=centre[:, 1])
                 table["key"] = [cells[cell][0] for cell in order]  # the folder's spelling when the patches were cut
@@ -121,15 +122,20 @@ class StacksWell:
             raise ValueError(f"{path} names a patch {key!r}, but <folder>/{frame}_<cell>.h5 was expected.")
         return int(match[2])
 
-    def _read(self, entry: dict[str, pickles.LazyArray], patch_type: str, channels: list[int], path: Path) -> np.ndarray:
-        array = entry.get(patch_type)
+    def _read(self, entries: list[dict[str, pickles.LazyArray]], patch_type: str, channels: list[int], path: Path) -> np.ndarray:
+        """Read planes of every patch straight to their place in one array (n, C, W, W)."""
         shape = (len(self.channels) + 2, 1, self.window_px, self.window_px)
-        if array is None or array.shape != shape:
+        arrays = [entry.get(patch_type) for entry in entries]
+        array = next((array for array in arrays if array is None or array.shape != shape or array.dtype != np.float64), arrays[0])
+        if array is None or array.shape != shape or array.dtype != np.float64:
             raise ValueError(
                 f"{path} has a patch whose {patch_type} is {None if array is None else array.shape}, but {shape} was expected "
-                f"({len(self.channels)} image channels and two masks, as in the well's first patch)."
+                f"({len(self.channels)} image channels and two masks in float64, as in the well's first patch)."
             )
-        return array.read(channels)[:, 0]
+        planes = np.empty((len(arrays), len(channels), *shape[2:]))
+        for place, array in zip(planes, arrays, strict=True):
+            array.read(channels, out=place)
+        return planes
 
 
 def _entries(path: Path) -> dict[str, dict[str, pickles.LazyArray]]:
