@@ -41,20 +41,22 @@ def stores_folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def compose():
-    """Return a function from an entry point and overrides to checked settings, as the command line composes them."""
+def composed(entry: str, *overrides: str):
+    """Return checked settings from an entry point and overrides, as the command line composes them."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
     from microlatent import config
 
-    def composed(entry: str, *overrides: str):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = hydra_compose(entry, list(overrides))
-        return config.settle(OmegaConf.to_container(cfg, resolve=True), entry)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = hydra_compose(entry, list(overrides))
+    return config.settle(OmegaConf.to_container(cfg, resolve=True), entry)
 
+
+@pytest.fixture
+def compose():
+    """Return ``composed``."""
     return composed
 
 

@@ -5,18 +5,19 @@ import pandas as pd
 import pytest
 
 from microlatent import distributed
+from microlatent.command import carry_out
 from tests.test_training import SMALL
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517")
 
 
 @pytest.fixture
-def histories(stores_folder, command):
+def histories(stores_folder, command, compose):
     """Histories of the same run by one process and by two."""
     options = [f"data.store={stores_folder}", "trainer.epochs=2", "trainer.batch_size=20", *SMALL]
-    command("train", *options, "name=one", OMP_NUM_THREADS="1")
-    command("train", *options, "name=two", "trainer.allocator=false", launcher=TORCHRUN, OMP_NUM_THREADS="1")
-    return [[pd.read_csv(path) for path in command.folder.glob(f"outputs/{name}/*/history.csv")] for name in ("one", "two")]
+    one = carry_out(compose("train", *options, "name=one", f"outputs={command.folder / 'outputs'}"), [])[1]
+    command("train", *options, "name=two", launcher=TORCHRUN, OMP_NUM_THREADS="1")
+    return [[pd.read_csv(path) for path in one.parents[1].glob(f"{name}/*/history.csv")] for name in ("one", "two")]
 
 
 def test_two_processes_equal_one_and_share_one_run_folder(histories, command):

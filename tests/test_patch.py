@@ -191,7 +191,7 @@ def test_raw_files_become_patches_tracks_tables_and_a_figure(raw, tmp_path, capl
         np.testing.assert_array_equal(file["table/true_texture"][:], here["true_texture"])
         assert (file.attrs["pixel_um"], list(file.attrs["channels"])) == (pytest.approx(0.65), ["phase", "retardance"])
     assert {path.name for path in (tmp_path / "run").rglob("*.*")} == {"A1.png", "B2.png", "sites.csv", "cells_per_frame.csv"}
-    assert f"python infer.py task=assemble data=wells data.root={tmp_path / 'p'}" in caplog.text
+    assert f"python infer.py task=assemble data.root={tmp_path / 'p'}" in caplog.text
 
 
 def test_check_reads_and_writes_nothing(raw, tmp_path):

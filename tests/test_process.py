@@ -3,40 +3,27 @@
 import anndata
 import numpy as np
 import pytest
+import torch
 
+from microlatent.command import carry_out
 from microlatent.data import pickles
-
-NAMES = "data.channel_names=[phase,retardance]"
+from microlatent.data.well_files import find_wells
+from microlatent.experiment import load_trained
+from microlatent.tasks.assemble import assemble
+from tests.conftest import composed
 
 
 @pytest.fixture(scope="module")
 def imported(golden_folder, tmp_path_factory):
     """Assemble the golden wells, make the reference's weights a run, and encode."""
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    root = Path(__file__).parents[1]
     folder = tmp_path_factory.mktemp("golden")
-
-    def run(entry, *arguments):
-        line = [sys.executable, str(root / f"{entry}.py"), *arguments, "logger=csv"]
-        done = subprocess.run(
-            line, cwd=folder, env={"PYTHONPATH": str(root / "src")}, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-        return done
-
-    wells = golden_folder / "wells"
-    run("infer", "task=assemble", f"data.root={wells / 'supp'}", NAMES)
-    run(
-        "train",
-        f"data.root={wells / 'supp'}",
-        f"init_from={wells / 'weights/golden_z16/model.pt'}",
-        "trainer.epochs=0",
-        "name=golden",
-    )
-    run("infer", "task=process", "run=latest", "task.norm=instance", "task.normalise=patch", "task.reference_files=true")
+    wells, common = golden_folder / "wells", [f"outputs={folder / 'outputs'}", "logger=csv"]
+    common += [f"data.root={wells / 'supp'}", "data.channel_names=[phase,retardance]"]
+    carry_out(composed("infer", "task=assemble", *common), [])
+    weights = [f"init_from={wells / 'weights/golden_z16/model.pt'}", "trainer.epochs=0", "name=golden"]
+    run = carry_out(composed("train", *weights, *common), [])[1]
+    options = ["task.norm=instance", "task.normalise=patch", "task.reference_files=true"]
+    carry_out(composed("infer", "task=process", f"run={run}", *options, *common), [])
     return folder
 
 
@@ -58,21 +45,23 @@ def test_table_joins_back_to_the_raw_files(imported, golden_folder):
     assert '"task": {"name": "process", "checkpoint": "best", "norm": "instance"' in table.uns["birth"]
 
 
-def test_channels_match_by_name_and_a_missing_one_is_named(imported, golden_folder, command):
+def test_channels_match_by_name_and_a_missing_one_is_named(imported, golden_folder, tmp_path, compose):
+    raw = find_wells(golden_folder / "wells" / "supp", ["A1"], None, ["retardance", "phase"])[0]
+    settings = compose("infer", "task=assemble", "data.root=x", "data.channel_names=[retardance,phase]")
+    assemble(raw, tmp_path / "swapped" / "A1.h5", golden_folder, settings)
+    settings.data.channels = ["retardance"]
+    assemble(raw, tmp_path / "single" / "A1.h5", golden_folder, settings)
     run = next(imported.glob("outputs/golden/*"))
-    arguments = ["task=process", f"run={run}", "logger=csv"]
-    other = imported / "outputs" / "stores" / "wells-supp"
-    command(
-        "infer",
-        "task=assemble",
-        f"data.root={golden_folder / 'wells' / 'supp'}",
-        "data.channel_names=[retardance,GFP]",
-        "logger=csv",
-    )
-    done = command("infer", *arguments, f"data.store={command.folder / 'outputs/stores/wells-supp'}", check=False)
-    assert done.returncode == 2
-    assert "Channels ['phase'] are needed" in done.stderr
-    assert "['retardance', 'GFP']" in done.stderr
-    assert (
-        "trained on channels" in command("infer", *arguments, f"data.store={other}", "data.channels=[phase]", check=False).stderr
-    )
+
+    def opened(store, *overrides):
+        settings = compose("infer", "task=process", f"run={run}", f"data.store={tmp_path / store}", *overrides)
+        return load_trained(settings, torch.device("cpu"))[0]
+
+    store = opened("swapped").stores[0]
+    np.testing.assert_array_equal(opened("swapped").read(np.array([3])), store.images[[3]][:, [1, 0]])
+    with pytest.raises(ValueError, match=r"Channels \['phase'\] are needed but .* has \['retardance'\]"):
+        opened("single")
+    with pytest.raises(
+        ValueError, match=r"trained on channels \['phase', 'retardance'\], but data.channels asks for \['phase'\]"
+    ):
+        opened("swapped", "data.channels=[phase]")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from microlatent import run
+from microlatent.command import carry_out
 from microlatent.files import atomic, write_text
 
 
@@ -81,10 +82,13 @@ def test_interrupted_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_failed_command_says_why_in_its_status(command, stores_folder):
-    done = command("train", f"data.store={stores_folder}", "data.channels=[GFP]", "logger=csv", "name=x", check=False)
-    assert done.returncode == 2
-    folder = next(command.folder.glob("outputs/x/*"))
+def test_failed_command_says_why_in_its_status(compose, stores_folder, tmp_path):
+    settings = compose(
+        "train", f"data.store={stores_folder}", "data.channels=[GFP]", "logger=csv", "name=x", f"outputs={tmp_path}"
+    )
+    with pytest.raises(ValueError, match=r"Channels \['GFP'\] are needed"):
+        carry_out(settings, [])
+    folder = next(tmp_path.glob("x/*"))
     status = run.read_status(folder)
     assert status["state"] == "failed"
     assert "Channels ['GFP'] are needed" in status["reason"]
@@ -97,23 +101,11 @@ def test_unreadable_folder_is_named(command):
     assert "data.root=no/such/folder is no folder" in done.stderr
 
 
-@pytest.mark.parametrize("entry", ["train", "infer"])
-def test_rehearsal_reads_and_estimates_but_writes_nothing(command, stores_folder, entry, tmp_path):
-    options = [f"data.store={stores_folder}", "check=true", "model.num_codes=8"]
-    if entry == "infer":
-        command("train", *options[::2], "trainer.epochs=0", "logger=csv", "name=t")
-        options = ["task=process", "run=latest", "check=true"]
-    before = set(tmp_path.rglob("*"))
-    said = command(entry, *options).stdout
+def test_rehearsal_reads_and_estimates_but_writes_nothing(compose, stores_folder, tmp_path, capsys):
+    options = [f"data.store={stores_folder}", "check=true", "model.num_codes=8", f"outputs={tmp_path / 'outputs'}"]
+    assert carry_out(compose("train", *options), []) == (None, None)
+    said = capsys.readouterr().out
     assert "nothing was written" in said
     assert "A1.h5: 71 patches, channels ['phase', 'stain']" in said
-    assert set(tmp_path.rglob("*")) == before
-
-
-def test_rerun_repeats_a_run_from_its_folder_and_says_identical(command, stores_folder):
-    from tests.test_training import SMALL
-
-    command("train", f"data.store={stores_folder}", "trainer.epochs=2", "name=t", *SMALL)
-    done = command("train", "rerun=latest", "name=t")
-    assert "is identical to that of" in done.stderr
-    assert len(list(command.folder.glob("outputs/t/*"))) == 2
+    assert "the first is (64, 2, 16, 16)" in said
+    assert not list(tmp_path.iterdir())

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from microlatent.tracking import Tracker
 from tests.test_training import SMALL
 
 
@@ -18,7 +20,15 @@ def tracked(stores_folder, tmp_path_factory):
     (folder / "home").mkdir()
     env = {"PYTHONPATH": str(root / "src"), "HOME": str(folder / "home"), "PATH": os.environ["PATH"]}
     options = [option for option in SMALL if not option.startswith("logger")]
-    train = ["train.py", f"data.store={stores_folder}", "name=tracked", "trainer.epochs=2", "logger.tags=[test]", *options]
+    train = [
+        "train.py",
+        f"data.store={stores_folder}",
+        "name=tracked",
+        "trainer.epochs=2",
+        "logger.tags=[test]",
+        *options,
+        "trainer.num_reconstructions=2",
+    ]
     for entry, *arguments in (train, ["infer.py", "task=process", "run=latest"]):
         done = subprocess.run(
             [sys.executable, str(root / entry), *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=300
@@ -59,6 +69,7 @@ def test_nothing_is_written_outside_the_run(tracked):
     )
 
 
+@pytest.mark.slow
 def test_offline_run_tries_no_network(stores_folder, tmp_path):
     if not Path("/usr/bin/strace").exists():
         pytest.skip("strace is not installed, so connections cannot be watched")
@@ -84,10 +95,24 @@ def test_offline_run_tries_no_network(stores_folder, tmp_path):
     assert not outside
 
 
-def test_online_without_a_key_says_so_and_logs_offline(stores_folder, command):
-    options = [option for option in SMALL if not option.startswith("logger")]
-    done = command(
-        "train", f"data.store={stores_folder}", "trainer.epochs=1", "logger.mode=online", "name=x", *options, WANDB_API_KEY=""
-    )
-    assert "there is no W&B key" in done.stderr
-    assert list(command.folder.glob("outputs/x/*/wandb/offline-run-*"))
+def test_online_without_a_key_says_so_and_logs_offline(compose, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    settings = compose("train", "data.root=demo", "logger.mode=online")
+    tracker = Tracker(settings.logger, tmp_path, settings)
+    tracker.close()
+    assert "there is no W&B key" in caplog.text
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
+def test_unreachable_server_falls_back_to_offline_in_time_and_says_so(compose, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there
+    settings = compose("train", "data.root=demo", "logger.mode=online", "logger.timeout_s=2")
+    started = time.perf_counter()
+    tracker = Tracker(settings.logger, tmp_path, settings)
+    tracker.log({"val_total": 0.5}, step=1)
+    tracker.close()
+    assert time.perf_counter() - started < 60  # W&B alone waits for more than a minute and a half, and then fails
+    assert "W&B cannot be reached within 2 s" in caplog.text
+    assert list(tmp_path.glob("wandb/offline-run-*"))

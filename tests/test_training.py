@@ -21,7 +21,10 @@ from microlatent.signals import Interrupted
 from microlatent.tracking import NullTracker, differing_history
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("model.latent_dim=4", "model.num_residual_hiddens=4", "model.num_codes=8", "trainer.batch_size=16", "logger=csv")
+SMALL = (
+    *("model.latent_dim=4", "model.num_residual_hiddens=4", "model.num_codes=8", "trainer.batch_size=16"),
+    *("trainer.num_reconstructions=0", "logger=csv"),
+)
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def history(folder: Path) -> pd.DataFrame:
 
 
 def test_run_folder_is_complete_and_its_status_true(fit):
-    folder = fit("trainer.epochs=2", "trainer.checkpoint_every=1")
+    folder = fit("trainer.epochs=2", "trainer.checkpoint_every=1", "trainer.num_reconstructions=3")
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names >= {
         *(
@@ -152,6 +155,30 @@ def test_resume_refuses_a_store_that_changed(fit, compose, stores_folder, tmp_pa
     settings.trainer.epochs = 2
     with pytest.raises(ValueError, match="data changed since this run began"):
         training.run(settings, folder, NullTracker())
+
+
+def test_rerun_repeats_a_run_from_its_folder_and_says_identical(fit, caplog):
+    from omegaconf import OmegaConf
+
+    original = fit("trainer.epochs=2", "seed=7")
+    cfg = OmegaConf.create({"rerun": str(original), "outputs": str(original.parents[1]), "name": None, "check": False})
+    folder, settings = resume.repeated(cfg)
+    again = carry_out(settings, [])[1]
+    with caplog.at_level("INFO", logger="microlatent"):
+        resume.compare(folder, again)
+    assert again != original
+    assert f"The history of {again} is identical to that of {original}" in caplog.text
+
+
+def test_rehearsal_of_inference_reads_a_batch_and_writes_nothing(fit, compose, capsys):
+    folder = fit("trainer.epochs=1")
+    before = set(folder.rglob("*"))
+    settings = compose(
+        "infer", "task=process", f"run={folder}", "check=true", "data.store=" + run.read_config(folder)["data"]["store"]
+    )
+    assert carry_out(settings, []) == (None, None)
+    assert "latents.h5ad" in capsys.readouterr().out
+    assert set(folder.rglob("*")) == before
 
 
 def test_non_finite_loss_stops_before_the_step_and_names_it(fit, arguments, compose, tmp_path):

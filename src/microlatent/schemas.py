@@ -263,7 +263,7 @@ class TrainerConfig:
     patience: int | None = None  # stop after this many epochs without improvement of the validation loss
     checkpoint_every: int | None = None  # epochs between kept checkpoints; best and last are always kept
     max_batches: int | None = None  # batches per epoch at most (smoke)
-    num_reconstructions: int = 8  # held-out patches drawn beside their reconstructions
+    num_reconstructions: int = 8  # held-out patches drawn beside their reconstructions; 0 draws none
 
     def __post_init__(self) -> None:
         one_of("trainer.precision", self.precision, ("fp32", "bf16"))
@@ -274,6 +274,7 @@ class TrainerConfig:
         at_least("trainer.lr", self.lr, 0, strictly=True)
         for key in ("threads", "patience", "checkpoint_every", "max_batches"):
             at_least(f"trainer.{key}", getattr(self, key), 1)
+        at_least("trainer.num_reconstructions", self.num_reconstructions, 0)
         at_least("trainer.clip_norm", self.clip_norm, 0, strictly=True)
         at_least("trainer.weight_decay", self.weight_decay, 0)
         at_least("trainer.warmup_steps", self.warmup_steps, 0)

@@ -84,7 +84,7 @@ class Tracker(NullTracker):
             "config": plain(settings),
             "dir": str(folder),
             "reinit": "finish_previous",
-            "id": self._id(home, resumed),
+            "id": self._id(home, resumed=resumed),
             "resume": "allow" if mode == "online" else None,
         }
         quiet = {"x_disable_stats": True, "console": "off", "disable_git": True, "save_code": False}
@@ -95,7 +95,8 @@ class Tracker(NullTracker):
                 "W&B cannot be reached within %.0f s (%s). Logging offline; upload later with: make sync", config.timeout_s, error
             )
             os.environ["WANDB_ERROR_REPORTING"] = "false"
-            self.run = wandb.init(mode="offline", settings=wandb.Settings(**quiet), **options | {"resume": None})
+            options |= {"resume": None, "id": self._id(home, resumed=False)}  # the failed attempt keeps its id in use
+            self.run = wandb.init(mode="offline", settings=wandb.Settings(**quiet), **options)
 
     @staticmethod
     def _mode(config: LoggerConfig) -> str:
@@ -105,7 +106,7 @@ class Tracker(NullTracker):
         return config.mode
 
     @staticmethod
-    def _id(home: Path, resumed: bool) -> str:
+    def _id(home: Path, *, resumed: bool) -> str:
         path = home / "run_id.txt"
         if not (resumed and path.is_file()):
             path.write_text(uuid.uuid4().hex[:8])

@@ -18,10 +18,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from microlatent import checkpoint, config, distributed, training_figures
+from microlatent import checkpoint, config, distributed
 from microlatent.data.batch import Batch
 from microlatent.data.source import PatchSource
 from microlatent.device import choose_device
+from microlatent.drawing import training as drawing
 from microlatent.experiment import birth, build_model, open_data, refuse_changed_data
 from microlatent.files import write_csv
 from microlatent.losses import Losses
@@ -77,7 +78,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     numbers = final_numbers(position, parameters)
     if distributed.rank() == 0:
         write_csv(pd.DataFrame(numbers.items(), columns=["metric", "value"]), out / "metrics.csv")
-        training_figures.leave(settings, model, source, out, tracker, device)
+        leave_figures(settings, model, source, out, tracker, device)
         tracker.artifact("checkpoint", "model", out / "checkpoints" / "best.ckpt")
     return numbers
 
@@ -223,6 +224,30 @@ def make_optimiser(model: nn.Module, trainer: TrainerConfig) -> torch.optim.Opti
     kind = torch.optim.AdamW if trainer.weight_decay else torch.optim.Adam
     parameters = [p for p in model.parameters() if p.requires_grad]
     return kind(parameters, lr=trainer.lr, weight_decay=trainer.weight_decay, fused=True)
+
+
+def leave_figures(
+    settings: Settings, model: nn.Module, source: PatchSource, out: Path, tracker: Any, device: torch.device
+) -> None:
+    """Draw the learning curves, and held-out patches beside their reconstructions by the best checkpoint."""
+    tracker.image("history", drawing.curves(pd.read_csv(out / "history.csv"), out / "figures" / "history.png"))
+    if not hasattr(model, "reconstruct") or not settings.trainer.num_reconstructions:
+        return
+    checkpoint.load_state(model, checkpoint.load(out / "checkpoints" / "best.ckpt", device)["model"], "best.ckpt")
+    model.eval()
+    rows = source.rows["val"] if len(source.rows["val"]) else source.rows["train"]
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, settings.trainer.num_reconstructions).astype(int))]
+    with torch.no_grad():
+        x = source.batch(rows, device, alone=True).x
+        x_hat = model.reconstruct(x)
+    path = drawing.reconstructions(
+        x.cpu().numpy(),
+        x_hat.cpu().numpy(),
+        source.channels,
+        source.stores[0].patch_pixel_um,
+        out / "figures" / "reconstructions.png",
+    )
+    tracker.image("reconstructions", path)
 
 
 def final_numbers(position: Position, parameters: int) -> dict[str, float]:

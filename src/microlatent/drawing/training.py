@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
-from microlatent import checkpoint, figures
-from microlatent.data.source import PatchSource
-from microlatent.schemas import Settings
+from microlatent import figures
+from microlatent.drawing.tiles import GAP_MM, Tiles
+
+LABEL_MM = 20.0
 
 LABELS = {
     "total": "total loss",
@@ -22,28 +20,6 @@ LABELS = {
     "perplexity": "perplexity (codes)",
     "codes_used": "codes in use",
 }
-
-
-def leave(settings: Settings, model: nn.Module, source: PatchSource, out: Path, tracker: Any, device: torch.device) -> None:
-    """Draw the learning curves, and held-out patches beside their reconstructions by the best checkpoint."""
-    tracker.image("history", curves(pd.read_csv(out / "history.csv"), out / "figures" / "history.png"))
-    if not hasattr(model, "reconstruct"):
-        return
-    checkpoint.load_state(model, checkpoint.load(out / "checkpoints" / "best.ckpt", device)["model"], "best.ckpt")
-    model.eval()
-    rows = source.rows["val"] if len(source.rows["val"]) else source.rows["train"]
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, settings.trainer.num_reconstructions).astype(int))]
-    with torch.no_grad():
-        x = source.batch(rows, device, alone=True).x
-        x_hat = model.reconstruct(x)
-    path = reconstructions(
-        x.cpu().numpy(),
-        x_hat.cpu().numpy(),
-        source.channels,
-        source.stores[0].patch_pixel_um,
-        out / "figures" / "reconstructions.png",
-    )
-    tracker.image("reconstructions", path)
 
 
 def curves(history: pd.DataFrame, path: Path) -> Path:
@@ -71,23 +47,13 @@ def curves(history: pd.DataFrame, path: Path) -> Path:
 
 def reconstructions(x: np.ndarray, x_hat: np.ndarray, channels: list[str], pixel_um: float | None, path: Path) -> Path:
     """Draw patches (B, C, Y, X) above their reconstructions, a pair of rows per channel, one intensity scale per channel."""
-    num = len(x)
-    fig, axes = figures.new(
-        2 * len(channels),
-        num,
-        width_mm=figures.PAGE_MM,
-        height_mm=2 * len(channels) * figures.PAGE_MM / (num + 0.6),
-        squeeze=False,
-    )
+    tile = min(20.0, (figures.PAGE_MM - LABEL_MM) / len(x) - GAP_MM)
+    tiles = Tiles(2 * len(channels), len(x), tile, LABEL_MM, "Held-out patches and their reconstructions")
     for channel, name in enumerate(channels):
         low, high = figures.limits(x[:, channel])
         for row, (images, title) in enumerate(((x, "held out"), (x_hat, "reconstructed"))):
-            line = axes[2 * channel + row]
-            for ax, image in zip(line, images[:, channel], strict=True):
-                figures.image(ax, image, low, high)
-            line[0].set_axis_on()
-            line[0].set(xticks=[], yticks=[])
-            line[0].spines[:].set_visible(False)
-            line[0].set_ylabel(f"{name}\n{title}")
-    figures.scale_bar(axes[0, -1], pixel_um)
-    return figures.save(fig, path)
+            tiles.label(2 * channel + row, f"{name}\n{title}")
+            for column, image in enumerate(images[:, channel]):
+                tiles.image(2 * channel + row, column, image, low, high)
+    tiles.scale_bar(x.shape[-1], pixel_um)
+    return tiles.save(path)
