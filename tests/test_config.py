@@ -32,6 +32,8 @@ def test_every_task_and_experiment_composes_and_validates(entry, compose):
     for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
         if entry == ("infer" if "override /task: patch" in path.read_text() else "train"):
             assert compose(entry, f"experiment={path.stem}").data.root
+        if entry == "infer" and "override /task" not in path.read_text():
+            assert compose(entry, "task=assemble", f"experiment={path.stem}").model is None
 
 
 def test_every_model_trainer_and_logger_composes(compose):

@@ -149,6 +149,8 @@ def settle(container: dict[str, Any], entry: str) -> Settings:
     for key in container:
         if key not in known:
             raise ValueError(f"{key} is no setting. {nearest(key, known)}")
+    if entry != "train" and "name" not in (container.get("model") or {}):
+        container["model"] = None  # values that an experiment has for training
     groups = {group: build(group, container[group]) for group in GROUPS if container.get(group) is not None}
     settings = Settings(**{**container, **groups})
     belongs = choice("task", settings.task.name).entry
