@@ -49,7 +49,7 @@ def test_latest_and_best_find_runs_and_absence_names_the_remedy(tmp_path):
         folder = run.RunFolder.claim(tmp_path / "exp" / name)
         time.sleep(1.1 if score == 0.5 else 0)
         write_text("x", folder.path / "checkpoints" / "last.ckpt")
-        write_text(f"metric,value\nbest_val_total,{score}\n", folder.path / "metrics.csv")
+        write_text(f"metric,value\nbest_score,{score}\n", folder.path / "metrics.csv")
     assert run.find("latest", str(tmp_path)).name == "20260101-000001"
     assert run.find("best", str(tmp_path)).name == "20260101-000000"
     with pytest.raises(FileNotFoundError, match=r"run=latest: there is no training run below .*python train\.py"):

@@ -234,6 +234,14 @@ def test_options_of_the_loop_train(fit, options):
         assert losses["lr"].iloc[-1] < 0.1 * losses["lr"].iloc[0]
 
 
+def test_monitored_term_chooses_the_best_epoch_and_a_wrong_one_is_named(fit):
+    folder = fit("trainer.epochs=5", "trainer.lr=0.01", "trainer.monitor=recon", "model.commitment_weight=0.01")
+    best = int(history(folder)["val_recon"].idxmin()) + 1
+    assert checkpoint.load(folder / "checkpoints" / "best.ckpt")["position"]["epoch"] == best
+    with pytest.raises(ValueError, match=r"trainer.monitor=recno is no loss term .* Did you mean 'recon'"):
+        fit("trainer.epochs=1", "trainer.monitor=recno")
+
+
 def test_early_stopping_counts_epochs_without_improvement(fit):
     losses = history(fit("trainer.epochs=40", "trainer.patience=2", "trainer.lr=1e-12"))
     best = losses["val_total"].idxmin()

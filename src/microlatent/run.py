@@ -123,7 +123,7 @@ def training_runs(outputs: Path) -> list[Path]:
 
 
 def find(spec: str, outputs: str, name: str | None = None, key: str = "run") -> Path:
-    """Find a training run: a folder, ``latest``, or ``best`` (lowest best validation loss).
+    """Find a training run: a folder, ``latest``, or ``best`` (lowest monitored validation loss).
 
     Raises
     ------
@@ -162,7 +162,7 @@ def _score(path: Path) -> float | None:
             values = {row["metric"]: float(row["value"]) for row in csv.DictReader(file)}
     except FileNotFoundError:
         return None
-    return values.get("best_val_total")
+    return values.get("best_score")
 
 
 def set_aside(path: Path) -> None:

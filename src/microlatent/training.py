@@ -75,7 +75,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         "%s: %d parameters; %d training and %d validation patches of %s", settings.model.name, parameters, *parts, source.channels
     )
     position = fit(settings, model, source, out, tracker, saved, born, device)
-    numbers = final_numbers(position, parameters)
+    numbers = final_numbers(position, trainer.monitor, parameters)
     if distributed.rank() == 0:
         write_csv(pd.DataFrame(numbers.items(), columns=["metric", "value"]), out / "metrics.csv")
         leave_figures(settings, model, source, out, tracker, device)
@@ -157,10 +157,10 @@ def fit(
             row |= evaluate(model, source, settings, device, autocast, batch_options)
             seconds = time.perf_counter() - started
             row |= {"seconds": round(seconds, 3), "patches_per_s": round(sums.patches / seconds, 1)}
-            score = row.get("val_total", row["train_total"])
+            score = monitored(row, trainer.monitor)
             if not math.isfinite(score):
                 raise ValueError(
-                    f"The validation loss of epoch {epoch + 1} is {score}. Lower trainer.lr or look at the validation patches."
+                    f"The {trainer.monitor} loss of epoch {epoch + 1} is {score} on the validation patches. Lower trainer.lr or look at them."
                 )
             position.since_best = 0 if score < position.best else position.since_best + 1
             improved, position.best = score < position.best, min(score, position.best)
@@ -250,12 +250,34 @@ def leave_figures(
     tracker.image("reconstructions", path)
 
 
-def final_numbers(position: Position, parameters: int) -> dict[str, float]:
+def monitored(row: dict[str, float], name: str) -> float:
+    """Return the term that chooses the best epoch: on the validation part, or on the training part where nothing is held out.
+
+    Raises
+    ------
+    ValueError
+        The model has no such term.
+    """
+    for key in (f"val_{name}", f"train_{name}"):
+        if key in row:
+            return row[key]
+    terms = sorted({key.split("_", 1)[1] for key in row if key.startswith(("val_", "train_"))})
+    raise ValueError(f"trainer.monitor={name} is no loss term of this model. {config.nearest(name, terms)}")
+
+
+def final_numbers(position: Position, monitor: str, parameters: int) -> dict[str, float]:
     """Numbers that runs are compared by: the best epoch's, and cost."""
-    best = min(position.history, key=lambda row: row.get("val_total", row.get("train_total", 0.0)))
+    best = min(position.history, key=lambda row: monitored(row, monitor))
     kept = {f"best_{key}": value for key, value in best.items() if key.startswith(("val_", "train_"))}
     seconds = round(sum(row.get("seconds", 0.0) for row in position.history), 1)
-    return {"best_epoch": best["epoch"], "epochs": position.epoch, **kept, "parameters": parameters, "seconds": seconds}
+    return {
+        "best_epoch": best["epoch"],
+        "best_score": monitored(best, monitor),
+        "epochs": position.epoch,
+        **kept,
+        "parameters": parameters,
+        "seconds": seconds,
+    }
 
 
 def report(out: Path, row: dict[str, float], warnings: list[str]) -> None:
