@@ -160,7 +160,8 @@ def fit(
             score = monitored(row, trainer.monitor)
             if not math.isfinite(score):
                 raise ValueError(
-                    f"The {trainer.monitor} loss of epoch {epoch + 1} is {score} on the validation patches. Lower trainer.lr or look at them."
+                    f"The {trainer.monitor} loss of epoch {epoch + 1} is {score} on the validation patches. Lower trainer.lr, or "
+                    "look at those patches."
                 )
             position.since_best = 0 if score < position.best else position.since_best + 1
             improved, position.best = score < position.best, min(score, position.best)
@@ -262,6 +263,8 @@ def monitored(row: dict[str, float], name: str) -> float:
         if key in row:
             return row[key]
     terms = sorted({key.split("_", 1)[1] for key in row if key.startswith(("val_", "train_"))})
+    if not terms:  # given weights (epochs=0) and nothing held out
+        return math.nan
     raise ValueError(f"trainer.monitor={name} is no loss term of this model. {config.nearest(name, terms)}")
 
 
