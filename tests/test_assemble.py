@@ -11,9 +11,10 @@ from microlatent.data import pickles
 from microlatent.data.relations import RelationTable, label, reference_order, relate
 from microlatent.data.store import Store
 from microlatent.data.well_files import find_wells
-from microlatent.files import write_pickle
+from microlatent.data.wells import assembly_folder, refuse_foreign
+from microlatent.files import write_json, write_pickle
 from microlatent.schemas import AssembleConfig, Settings, WellsConfig
-from microlatent.tasks.assemble import assemble
+from microlatent.tasks.assemble import _refuse_foreign, assemble
 
 
 def settings_for(root: Path, store: Path, task: dict | None = None, **data: object) -> Settings:
@@ -160,12 +161,23 @@ def test_whole_counts_round_with_a_stated_error(golden_folder, tmp_path, caplog)
     assert "root mean square error is 0.2" in caplog.text
 
 
-def test_store_of_another_root_is_not_replaced(golden_folder, raw_copy, tmp_path):
-    from microlatent.tasks.assemble import _refuse_foreign
-
+def test_store_of_another_root_is_neither_replaced_nor_trained_on(golden_folder, raw_copy, tmp_path):
     store = assembled(golden_folder / "wells" / "supp", tmp_path / "stores")
+    settings = settings_for(raw_copy, tmp_path / "stores")
     with pytest.raises(ValueError, match=r"task\.overwrite=true"):
-        _refuse_foreign(store.path, raw_copy, AssembleConfig(name="assemble"))
+        _refuse_foreign(store.path, settings)
+    with pytest.raises(ValueError, match=r"was assembled from .*, not from data\.root="):
+        refuse_foreign([store], settings.data)
+
+
+def test_patches_of_another_folder_of_the_same_name_are_refused(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "movie").mkdir(parents=True)
+    write_json({"root": str(tmp_path / "one" / "movie")}, tmp_path / "outputs" / "patches" / "movie" / "made_from.json")
+    ours = assembly_folder(WellsConfig(name="wells", root=str(tmp_path / "one" / "movie")), str(tmp_path / "outputs"))
+    assert ours == tmp_path / "outputs" / "patches" / "movie"
+    with pytest.raises(ValueError, match="two folders have the same name"):
+        assembly_folder(WellsConfig(name="wells", root=str(tmp_path / "two" / "movie")), str(tmp_path / "outputs"))
 
 
 def test_store_keeps_the_folder_spelling_of_its_keys(golden_folder, tmp_path):

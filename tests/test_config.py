@@ -27,8 +27,8 @@ def test_every_choice_has_a_yaml_of_its_name_that_says_which_schema_it_feeds():
 def test_every_task_and_experiment_composes_and_validates(entry, compose):
     for name, choice in config.REGISTRY["task"].items():
         if choice.entry == entry:
-            needs_run = ["run=somewhere"] if entry == "infer" and name == "process" else []
-            assert compose(entry, f"task={name}", *needs_run).task.name == name
+            given = "run=somewhere" if name == "process" else "data.root=somewhere"
+            assert compose(entry, f"task={name}", given).task.name == name
     for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
         if entry == ("infer" if "override /task: patch" in path.read_text() else "train"):
             assert compose(entry, f"experiment={path.stem}").data.root
@@ -39,7 +39,7 @@ def test_every_task_and_experiment_composes_and_validates(entry, compose):
 def test_every_model_trainer_and_logger_composes(compose):
     for group in ("model", "trainer", "logger"):
         for name in config.REGISTRY[group]:
-            assert getattr(compose("train", f"{group}={name}"), group).name == name
+            assert getattr(compose("train", f"{group}={name}", "data.root=somewhere"), group).name == name
 
 
 def test_every_setting_of_every_schema_is_explained():
@@ -72,6 +72,10 @@ def test_every_setting_of_every_schema_is_explained():
         ("train", ["run=outputs/x"], ["run=outputs/x has no effect", "resume=outputs/x"]),
         ("train", ["trainer.batch_size=2", "trainer.accumulate=4"], ["trainer.accumulate is 4", "trainer.batch_size=2"]),
         ("train", ["data.root=/nowhere"], ["no store", "task=assemble"]),
+        ("train", [], ["data.root is not set", "data.root=demo"]),
+        ("train", ["trainer.lr=nan"], ["trainer.lr is nan"]),
+        ("infer", ["task=assemble", "data.root=demo", "+model.latent_dmi=4"], ["model.latent_dmi", "Did you mean 'latent_dim'"]),
+        ("infer", ["task=assemble", "data.root=demo", "model.latent_dim=4"], ["model.latent_dim=4 has no effect here"]),
         ("train", ["plugins=[no_such_module]"], ["no_such_module", "PYTHONPATH"]),
     ],
 )

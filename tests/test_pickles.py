@@ -265,3 +265,9 @@ def test_reference_files_equal_plain_unpickling(golden_folder):
             expected = pickle.load(file)
         assert same(pickles.load(path), expected)
         assert same(pickles.load_lazily(path), expected)
+
+
+def test_nested_tuple_as_a_key_is_refused(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({((((1,),),),): 1}))
+    with pytest.raises(ValueError, match="as a key"):
+        pickles.load(tmp_path / "x.pkl")

@@ -61,6 +61,9 @@ def test_latest_and_best_find_runs_and_absence_names_the_remedy(tmp_path):
 def test_earlier_results_are_set_aside_not_overwritten(tmp_path):
     folder = run.RunFolder.claim(tmp_path / "process")
     write_text("old", folder.path / "latents.txt")
+    with pytest.raises(ValueError, match="being written by another process"):
+        run.set_aside(tmp_path / "process")
+    folder.set("completed")
     run.set_aside(tmp_path / "process")
     kept = [path for path in tmp_path.iterdir() if path.name.startswith("process-2")]
     assert [path.joinpath("latents.txt").read_text() for path in kept] == ["old"]
@@ -109,3 +112,85 @@ def test_rehearsal_reads_and_estimates_but_writes_nothing(compose, stores_folder
     assert "A1.h5: 71 patches, channels ['phase', 'stain']" in said
     assert "the first is (64, 2, 16, 16)" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_failed_repeat_leaves_the_good_result_in_its_place(compose, stores_folder, tmp_path):
+    common = [f"data.store={stores_folder}", "logger=csv", f"outputs={tmp_path}"]
+    options = ["trainer.epochs=0", "model.latent_dim=4", "trainer.num_reconstructions=0", "name=x"]
+    trained = carry_out(compose("train", *options, *common), [])[1]
+    carry_out(compose("infer", "task=process", f"run={trained}", *common), [])
+    good = (trained / "process" / "latents.h5ad").stat().st_mtime_ns
+    with pytest.raises(ValueError, match=r"data.sites names \['typo'\]"):
+        carry_out(compose("infer", "task=process", f"run={trained}", "data.sites=[typo]", *common), [])
+    assert (trained / "process" / "latents.h5ad").stat().st_mtime_ns == good
+    assert [run.read_status(path)["state"] for path in trained.glob("process-failed-*")] == ["failed"]
+
+
+def test_full_disk_is_said_in_words_and_old_checkpoint_stays(monkeypatch, tmp_path, capsys):
+    import errno
+
+    import torch
+
+    from microlatent import checkpoint, command
+
+    path = tmp_path / "last.ckpt"
+    checkpoint.save(path, {"model": {"w": torch.ones(3)}})
+
+    def full(content, target):
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        checkpoint.save(path, {"model": {"w": torch.zeros(3)}})
+    assert command._say(error.value, debugging=False) == 2
+    assert "The disk is full" in capsys.readouterr().err
+    assert checkpoint.load(path)["model"]["w"].sum() == 3
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_checkpoint_of_a_newer_version_and_a_hostile_one_are_refused(tmp_path):
+    import torch
+
+    from microlatent import checkpoint
+
+    torch.save({"version": 99, "model": {}}, tmp_path / "new.ckpt")
+    with pytest.raises(ValueError, match=r"checkpoint version 99.*reads up to 1"):
+        checkpoint.load(tmp_path / "new.ckpt")
+
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"version": 1, "model": Hostile()}, tmp_path / "hostile.ckpt")
+    with pytest.raises(ValueError, match="more than tensors and plain containers"):
+        checkpoint.load(tmp_path / "hostile.ckpt")
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "new.ckpt").read_bytes()[:300])
+    with pytest.raises(ValueError, match="cut short"):
+        checkpoint.load(tmp_path / "cut.ckpt")
+
+
+@pytest.mark.slow
+def test_sigterm_stops_a_whole_sweep(stores_folder, tmp_path):
+    import signal
+    import subprocess
+    import sys
+
+    root = Path(__file__).parents[1]
+    line = [
+        sys.executable,
+        str(root / "train.py"),
+        "-m",
+        "seed=1,2",
+        "trainer.epochs=100000",
+        f"data.store={stores_folder}",
+        "logger=csv",
+    ]
+    process = subprocess.Popen(line, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root / "src")})
+    deadline = time.time() + 120
+    while time.time() < deadline and not list(tmp_path.glob("outputs/sweeps/*/0/history.csv")):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert [run.read_status(path)["state"] for path in tmp_path.glob("outputs/sweeps/*/*/") if path.is_dir()] == ["interrupted"]

@@ -17,8 +17,10 @@ import yaml
 
 from microlatent import checkpoint, config, resume, run, training
 from microlatent.command import carry_out
+from microlatent.losses import Losses
 from microlatent.signals import Interrupted
 from microlatent.tracking import NullTracker, differing_history
+from microlatent.training_state import FiniteGuard
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -127,6 +129,37 @@ def test_resumed_run_equals_uninterrupted_run_bit_for_bit(fit, monkeypatch, batc
     assert run.read_status(stopped)["state"] == "completed"
 
 
+def test_resumed_run_with_more_epochs_says_so_in_its_config(fit):
+    folder = fit("trainer.epochs=1")
+    settings = config.settle({**run.read_config(folder), "resume": str(folder)}, "train")
+    settings.trainer.epochs = 2
+    carry_out(settings, [], resumed=folder)
+    assert run.read_config(folder)["trainer"]["epochs"] == len(history(folder)) == 2
+    assert run.read_config(folder)["resume"] is None
+
+
+def test_last_batch_smaller_than_its_pieces_is_taken(fit):
+    assert len(history(fit("trainer.epochs=1", "trainer.batch_size=30", "trainer.accumulate=16"))) == 1
+
+
+@pytest.mark.parametrize(("step", "steps"), [(5, 20), (25, 30)])
+def test_deferred_guard_names_the_step_that_was_not_finite(step, steps):
+    guard = FiniteGuard(np.array(["a", "b"]), torch.device("cuda"))
+    optimiser = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    sums, position = training.Sums(), training.Position()
+
+    def run_steps():
+        for position.step in range(steps):
+            value = torch.tensor(float("nan") if position.step == step else float(position.step))
+            sums.add(Losses({"total": value}, {}), 1, 1)
+            guard.check(sums, optimiser, position, np.array([0, 1]))
+        guard.look(sums.names, 0)
+
+    with pytest.raises(ValueError, match=rf"at step {step} .*'total': nan.*'total': {step - 1}.0"):
+        run_steps()
+    assert float(optimiser.found_inf) == 1
+
+
 def test_resume_refuses_a_changed_scientific_setting_and_shows_it(fit):
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -162,8 +195,10 @@ def test_rerun_repeats_a_run_from_its_folder_and_says_identical(fit, caplog):
 
     original = fit("trainer.epochs=2", "seed=7")
     cfg = OmegaConf.create({"rerun": str(original), "outputs": str(original.parents[1]), "name": None, "check": False})
-    folder, settings = resume.repeated(cfg)
+    folder, settings = resume.repeated(cfg, [])
     again = carry_out(settings, [])[1]
+    with pytest.raises(ValueError, match=r"trainer.batch_size=8 has no effect"):
+        resume.repeated(cfg, ["trainer.batch_size=8"])
     with caplog.at_level("INFO", logger="microlatent"):
         resume.compare(folder, again)
     assert again != original
@@ -277,7 +312,7 @@ def test_killed_run_is_shown_as_lost_and_its_last_checkpoint_is_whole(arguments,
 
 
 def test_learning_rate_warms_up_and_falls_to_zero(compose):
-    trainer = compose("train", "trainer.lr=1", "trainer.warmup_steps=10", "trainer.lr_schedule=cosine").trainer
+    trainer = compose("train", "data.root=demo", "trainer.lr=1", "trainer.warmup_steps=10", "trainer.lr_schedule=cosine").trainer
     rates = [training.learning_rate(trainer, step, 110) for step in range(110)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 from microlatent.signals import Interrupted, raise_on_signals
 
 BAD_INPUT = 2
-USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError)
+USER_ERRORS = (ValueError, OSError)
 
 logger = logging.getLogger("microlatent")
 
@@ -67,8 +68,22 @@ def _say(error: Exception, debugging: bool) -> int:
         return error.exit_code
     if debugging:
         traceback.print_exc()
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {_in_words(error)}", file=sys.stderr)
     return BAD_INPUT
+
+
+def _in_words(error: Exception) -> str:
+    """Add to an error of the operating system what to do."""
+    code = getattr(error, "errno", None)
+    where = f" ({error.filename})" if getattr(error, "filename", None) else ""
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"The disk is full{where}: {error}. Nothing was half-written, and what was whole still is. Free some space, or "
+            "write elsewhere with outputs=<folder> (data.store=<folder> for stores)."
+        )
+    if code in (errno.EACCES, errno.EPERM):
+        return f"Permission denied{where}. Ask for the right to read or write it, or name another folder."
+    return str(error)
 
 
 def execute(entry: str, cfg: Any) -> dict[str, float] | None:
@@ -84,7 +99,7 @@ def execute(entry: str, cfg: Any) -> dict[str, float] | None:
     _log_to_console()
     config.check_origin(cfg, entry)
     if cfg.rerun:
-        original, settings = resume.repeated(cfg)
+        original, settings = resume.repeated(cfg, overrides)
         numbers, folder = carry_out(settings, overrides)
         if folder is not None:
             resume.compare(original, folder)
@@ -119,14 +134,19 @@ def carry_out(
         _print_rehearsal(task.rehearse(settings, intended))
         return None, None
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        folder = _claim(settings, intended, resumed)
-        return _in_folder(task, settings, overrides, folder, resumed is not None), folder.path
+        kept = run.set_aside(intended) if settings.run else None
+        folder = _claim(intended, resumed)
+        try:
+            return _in_folder(task, settings, overrides, folder, resumed is not None), folder.path
+        except BaseException:
+            run.put_back(folder.path, kept)
+            raise
 
     from microlatent import distributed
 
     distributed.start(settings.trainer.device)
     try:
-        folder = _claim(settings, intended, resumed) if distributed.rank() == 0 else None
+        folder = _claim(intended, resumed) if distributed.rank() == 0 else None
         shared = distributed.share(str(folder.path) if folder else None)
         if folder is None:
             return task.run(settings, Path(shared), NullTracker()), None
@@ -137,7 +157,7 @@ def carry_out(
 
 def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resumed: bool) -> dict[str, float]:
     """Run the task in its folder; whatever happens, the status says it."""
-    from microlatent import config, provenance, tracking
+    from microlatent import config, provenance, run, tracking
 
     raise_on_signals()
     log = logging.FileHandler(folder.path / "log.txt")
@@ -147,7 +167,8 @@ def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resu
     try:
         if not resumed:
             container = config.plain(settings)
-            folder.describe(container, overrides, provenance.birth(container, parent=settings.run))
+            data = run.read_provenance(Path(settings.run)).get("data") if settings.run else None
+            folder.describe(container, provenance.birth(container, data=data, parent=settings.run), overrides)
         tracker = tracking.Tracker(settings.logger, folder.path, settings, resumed=resumed)
         numbers = task.run(settings, folder.path, tracker)
         tracker.finish(numbers)
@@ -171,20 +192,19 @@ def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resu
     return numbers
 
 
-def _claim(settings: Any, intended: Path, resumed: Path | None) -> Any:
+def _claim(intended: Path, resumed: Path | None) -> Any:
     from microlatent import run
 
     if resumed is not None:
         status = run.read_status(resumed)
         if status.get("state") == "running":
             raise ValueError(
-                f"resume={run_name(resumed)} is still running (process {status['pid']} on {status['host']}). Stop it first."
+                f"resume={run_name(resumed)} is still running (process {status['pid']} on {status['host']}). Stop it; if that "
+                f"machine is gone, delete {run_name(resumed)}/status.json and try again."
             )
         folder = run.RunFolder(resumed)
         folder.set("running", resumed=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
         return folder
-    if settings.run:
-        run.set_aside(intended)
     return run.RunFolder.claim(intended)
 
 

@@ -150,6 +150,9 @@ def settle(container: dict[str, Any], entry: str) -> Settings:
         if key not in known:
             raise ValueError(f"{key} is no setting. {nearest(key, known)}")
     if entry != "train" and "name" not in (container.get("model") or {}):
+        for key in container.get("model") or {}:
+            if key not in _model_keys():
+                raise ValueError(f"model.{key} is no setting of any model. {nearest(key, _model_keys())}")
         container["model"] = None  # values that an experiment has for training
     groups = {group: build(group, container[group]) for group in GROUPS if container.get(group) is not None}
     settings = Settings(**{**container, **groups})
@@ -196,7 +199,13 @@ def check_combination(settings: Settings, entry: str) -> None:
             f"trainer.accumulate is {trainer.accumulate}, but cannot cut a batch of trainer.batch_size={trainer.batch_size} "
             "patches into more pieces than it has."
         )
-    if task in ("process",) and not settings.run:
+    reads_files = entry == "train" or task in ("patch", "assemble")
+    if reads_files and getattr(settings.data, "root", "") is None and (task == "patch" or settings.data.store is None):
+        raise ValueError(
+            f"data.root is not set. Name the folder of your files, data.root=<folder>, or try the simulated specimen: "
+            f"python {entry}.py task={task} data.root=demo"
+        )
+    if task == "process" and not settings.run:
         raise ValueError(f"task={task} needs a trained model: add run=<folder of a training run> or run=latest.")
 
 
@@ -236,6 +245,10 @@ def with_run_data(cfg: DictConfig, overrides: list[str], run_config: dict[str, A
     return cfg
 
 
+def _model_keys() -> set[str]:
+    return {field.name for one in REGISTRY["model"].values() for field in fields(one.schema)}
+
+
 def explain(error: Exception, overrides: list[str]) -> str:
     """Say a composition error in the user's words: key, value, what is allowed, nearest match."""
     text = str(error)
@@ -247,6 +260,8 @@ def explain(error: Exception, overrides: list[str]) -> str:
         if "Error merging" in text or "could not be converted" in cause:
             reason = cause.splitlines()[0] if cause else text
             return f"{typed}: {reason}."
+        if group == "model" and leaf in _model_keys():
+            return f"{typed} has no effect here: the model comes from run=<folder of a training run>. Leave it out."
         if group in REGISTRY and leaf:
             name = next((o.split("=", 1)[1] for o in overrides if o.startswith(f"{group}=")), None)
             chosen = [REGISTRY[group][name]] if name in REGISTRY[group] else list(REGISTRY[group].values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from microlatent import distributed
@@ -21,7 +23,7 @@ def choose_device(name: str) -> torch.device:
         if not torch.cuda.is_available():
             raise ValueError(f"trainer.device={name}, but torch sees no GPU here. Use trainer=cpu, or look at nvidia-smi.")
         if name == "cuda" and distributed.world_size() > 1:
-            name = f"cuda:{distributed.rank() % torch.cuda.device_count()}"
+            name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(name)
     elif name != "cpu":
         raise ValueError(f"trainer.device is {name!r}, but must be cpu, cuda, cuda:<index> or auto.")

@@ -26,7 +26,10 @@ def rank() -> int:
 def start(device: str) -> None:
     """Join the group that torchrun set up in the environment; do nothing without torchrun."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+        if on_gpu:  # before the first message, or all processes would send it from the first GPU
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if on_gpu else "gloo")
 
 
 def stop() -> None:

@@ -62,7 +62,7 @@ def birth(settings: Settings, source: PatchSource) -> dict[str, Any]:
         "split_by": source.split.by,
         "split_hash": source.split.hash,
     }
-    return provenance.birth(config.plain(settings), data=data)
+    return provenance.birth(config.plain(settings), data=data, parent=settings.init_from or settings.rerun)
 
 
 def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource, nn.Module, dict[str, Any]]:

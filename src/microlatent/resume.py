@@ -36,6 +36,8 @@ def continued(cfg: Any, overrides: list[str], folder: Path) -> Settings:
         A scientific setting that the user typed differs; every difference is shown.
     """
     stored = run.read_config(folder)
+    if any(override.lstrip("+").startswith("experiment=") for override in overrides):
+        raise ValueError(f"resume={folder} continues that run with its own settings. Leave experiment=... out.")
     old = config.flat(stored)
     typed = {key: value for override in overrides for key, value in _typed(cfg, override).items()}
     changes = {key: value for key, value in typed.items() if old.get(key) != value}
@@ -68,9 +70,21 @@ def _typed(cfg: Any, override: str) -> dict[str, Any]:
     return {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value}
 
 
-def repeated(cfg: Any) -> tuple[Path, Settings]:
-    """Return the folder and the settings of the run that ``rerun`` names."""
+def repeated(cfg: Any, overrides: list[str]) -> tuple[Path, Settings]:
+    """Return the folder and the settings of the run that ``rerun`` names.
+
+    Raises
+    ------
+    ValueError
+        Something else was typed: a repeat takes everything from the run.
+    """
     folder = run.find(cfg.rerun, cfg.outputs, cfg.name, "rerun")
+    others = [o for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0] not in ABOUT_THE_COMMAND]
+    if others:
+        raise ValueError(
+            f"rerun={folder} repeats that run with its own settings, so {', '.join(others)} has no effect. Leave it out, or "
+            "start a new run."
+        )
     stored = run.read_config(folder)
     config.load_plugins(stored["plugins"])
     fresh = {"resume": None, "rerun": None, "check": bool(cfg.check), "name": folder.parent.name, "outputs": cfg.outputs}

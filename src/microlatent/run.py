@@ -75,10 +75,11 @@ class RunFolder:
         }
         write_json(status, self.path / "status.json")
 
-    def describe(self, config: dict[str, Any], overrides: list[str], provenance: dict[str, Any]) -> None:
-        """Write the resolved configuration, what was typed, and the birth certificate."""
+    def describe(self, config: dict[str, Any], provenance: dict[str, Any], overrides: list[str] | None = None) -> None:
+        """Write the resolved configuration, the birth certificate and, where a command begins, what was typed."""
         write_text(yaml.safe_dump(config, sort_keys=False), self.path / "config.yaml")
-        write_text(yaml.safe_dump(overrides), self.path / ".hydra" / "overrides.yaml")
+        if overrides is not None:
+            write_text(yaml.safe_dump(overrides), self.path / ".hydra" / "overrides.yaml")
         write_json(provenance, self.path / "provenance.json")
 
 
@@ -100,6 +101,14 @@ def read_status(path: Path) -> dict[str, Any]:
     return status
 
 
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Return a run's birth certificate; empty where it has none."""
+    try:
+        return json.loads((path / "provenance.json").read_text())
+    except FileNotFoundError:
+        return {}
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Return the resolved configuration of a run.
 
@@ -116,9 +125,9 @@ def read_config(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def training_runs(outputs: Path) -> list[Path]:
-    """Every training run below a folder, oldest first."""
-    found = [path.parent.parent for path in outputs.glob("**/checkpoints/last.ckpt")]
+def training_runs(outputs: Path, mark: str = "checkpoints/last.ckpt") -> list[Path]:
+    """Every training run below a folder that has left a certain file, oldest first."""
+    found = [outputs / path.relative_to(outputs).as_posix().removesuffix(f"/{mark}") for path in outputs.glob(f"**/{mark}")]
     return sorted(found, key=lambda path: read_status(path).get("started", ""))
 
 
@@ -140,7 +149,8 @@ def find(spec: str, outputs: str, name: str | None = None, key: str = "run") -> 
         read_config(path)
         return path
     root = Path(outputs) / name if name else Path(outputs)
-    runs = training_runs(root)
+    # To go on, the newest run counts even if it died before its first checkpoint: an older one would be a surprise.
+    runs = training_runs(root, "split.csv" if key == "resume" else "checkpoints/last.ckpt")
     if not runs:
         raise FileNotFoundError(
             f"{key}={spec}: there is no training run below {root}. Train one: python train.py data.root=<folder>"
@@ -165,13 +175,30 @@ def _score(path: Path) -> float | None:
     return values.get("best_score")
 
 
-def set_aside(path: Path) -> None:
-    """Keep an older result: rename ``process/`` to ``process-<when it started>/`` before a new one is made."""
-    if path.exists():
-        started = read_status(path).get("started", time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(path.stat().st_mtime)))
-        stamp = "".join(c for c in started[:19] if c.isdigit())
-        target = path.with_name(f"{path.name}-{stamp[:8]}-{stamp[8:]}")
-        number = 2
-        while target.exists():
-            target, number = path.with_name(f"{path.name}-{stamp[:8]}-{stamp[8:]}_{number}"), number + 1
-        path.rename(target)
+def set_aside(path: Path) -> Path | None:
+    """Keep an older result: rename ``process/`` to ``process-<when it started>/`` before a new one is made.
+
+    Raises
+    ------
+    ValueError
+        Another process is writing it now.
+    """
+    if not path.exists():
+        return None
+    if read_status(path).get("state") == "running":
+        raise ValueError(f"{path} is being written by another process. Wait for it, or stop it.")
+    started = read_status(path).get("started", time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(path.stat().st_mtime)))
+    stamp = "".join(c for c in started[:19] if c.isdigit())
+    target = path.with_name(f"{path.name}-{stamp[:8]}-{stamp[8:]}")
+    number = 2
+    while target.exists():
+        target, number = path.with_name(f"{path.name}-{stamp[:8]}-{stamp[8:]}_{number}"), number + 1
+    path.rename(target)
+    return target
+
+
+def put_back(path: Path, kept: Path | None) -> None:
+    """After a failure give the older result its name back; the failed one stays beside it."""
+    if kept is not None:
+        path.rename(path.with_name(f"{path.name}-failed-{time.strftime('%Y%m%d-%H%M%S')}"))
+        kept.rename(path)

@@ -14,7 +14,7 @@ MISSING = "???"
 
 def at_least(key: str, value: float | None, low: float, *, strictly: bool = False) -> None:
     """Refuse a number below ``low`` (or equal to it, if ``strictly``); None passes."""
-    if value is not None and (value < low or (strictly and value == low)):
+    if value is not None and not (low <= value < float("inf") and (value > low or not strictly)):
         raise ValueError(f"{key} is {value}, but must be {'above' if strictly else 'at least'} {low}.")
 
 

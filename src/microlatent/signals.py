@@ -11,8 +11,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LOOK_EVERY = 20  # batches between two looks that several processes take together
 
 
-class Interrupted(Exception):
-    """A signal asked the command to stop; what could be saved is saved."""
+class Interrupted(BaseException):
+    """A signal asked the command to stop; what could be saved is saved. No Exception, so that a sweep stops too."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

@@ -46,7 +46,7 @@ class Tracker(NullTracker):
     Parameters
     ----------
     config
-        ``logger.mode=online`` uploads as it goes when there is a key; otherwise ``make sync`` or ``wandb sync`` does later.
+        ``logger.mode=online`` uploads as it goes when there is a key; else ``wandb sync <run>/wandb/offline-*`` does so later.
     folder
         The run folder.
     settings
@@ -92,7 +92,9 @@ class Tracker(NullTracker):
             self.run = wandb.init(mode=mode, settings=wandb.Settings(init_timeout=config.timeout_s, **quiet), **options)
         except (wandb.errors.CommError, wandb.errors.UsageError) as error:
             logger.warning(
-                "W&B cannot be reached within %.0f s (%s). Logging offline; upload later with: make sync", config.timeout_s, error
+                "W&B cannot be reached within %.0f s (%s). Logging offline; upload later with: wandb sync <run>/wandb/offline-*",
+                config.timeout_s,
+                error,
             )
             os.environ["WANDB_ERROR_REPORTING"] = "false"
             options |= {"resume": None, "id": self._id(home, resumed=False)}  # the failed attempt keeps its id in use
@@ -113,7 +115,7 @@ class Tracker(NullTracker):
         return path.read_text().strip()
 
     def log(self, values: dict[str, float], step: int | None = None) -> None:
-        """Add scalars at a step (patches seen so far count the x axis of all runs alike)."""
+        """Add scalars at an optimiser step."""
         if self.run is not None:
             self.run.log(values, step=step)
 

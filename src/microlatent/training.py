@@ -67,8 +67,8 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         assert source.split is not None
         source.split.write(out / "split.csv")
     born = birth(settings, source)
-    if saved is None and distributed.rank() == 0:
-        RunFolder(out).describe(config.plain(settings), _typed(out), born)
+    if distributed.rank() == 0:
+        RunFolder(out).describe(config.plain(settings) | {"resume": None}, born)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     parts = len(source.rows["train"]), len(source.rows["val"])
     logger.info(
@@ -128,7 +128,7 @@ def fit(
 
                 # load and step
                 optimiser.zero_grad(set_to_none=True)
-                pieces = np.array_split(rows, trainer.accumulate) if trainer.accumulate > 1 else [rows]
+                pieces = np.array_split(rows, max(1, min(trainer.accumulate, len(rows) // distributed.world_size())))
                 for number, piece in enumerate(pieces):
                     seed = (settings.seed, position.step, number) if source.augment else None
                     batch = source.batch(piece, device, augment_seed=seed, **batch_options)
@@ -149,6 +149,8 @@ def fit(
                     position.seconds = time.perf_counter() - started
                     save(out / "checkpoints" / "last.ckpt", model, optimiser, position, sums, born)
                     raise Interrupted(number)
+
+            guard.look(sums.names, epoch)
 
             # evaluate
             row = {"epoch": epoch + 1, "step": position.step, "lr": lr, **sums.means("train")}
@@ -171,10 +173,10 @@ def fit(
             # checkpoint, log
             if distributed.rank() == 0:
                 folder = out / "checkpoints"
-                kept = [folder / "last.ckpt"] + [folder / "best.ckpt"] * improved
+                kept = [folder / "best.ckpt"] * improved
                 if trainer.checkpoint_every and position.epoch % trainer.checkpoint_every == 0:
                     kept.append(folder / f"epoch{position.epoch:04d}.ckpt")
-                for path in kept:
+                for path in [*kept, folder / "last.ckpt"]:  # last, because a run goes on from it and must find the others written
                     save(path, model, optimiser, position, sums, born)
                 write_csv(pd.DataFrame(position.history), out / "history.csv")
                 tracker.log(row, step=position.step)
@@ -308,12 +310,6 @@ def _seed(seed: int, device: torch.device) -> None:
 def _fits(source: PatchSource, device: torch.device) -> bool:
     needed = sum(store.images.nbytes for store in source.stores)
     return needed < 0.6 * torch.cuda.mem_get_info(device)[0]
-
-
-def _typed(out: Path) -> list[str]:
-    import yaml
-
-    return yaml.safe_load((out / ".hydra" / "overrides.yaml").read_text()) or []
 
 
 def rehearse(settings: Settings, out: Path) -> Rehearsal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,40 +71,41 @@ class FiniteGuard:
 
     def __init__(self, keys: np.ndarray, device: torch.device) -> None:
         self.keys, self.is_deferred = keys, device.type == "cuda"
-        self.recent: deque[np.ndarray] = deque(maxlen=self.LOOK_EVERY)
-        self.num_lost: Tensor | float = 0.0
-        self.finite: Tensor | None = None
+        self.waiting: list[tuple[int, np.ndarray, Tensor]] = []  # step, rows, terms: not looked at yet
+        self.finite: Tensor | None = None  # the last terms that were finite
 
     def check(self, sums: Sums, optimiser: torch.optim.Optimizer, position: Position, rows: np.ndarray) -> None:
-        """Look at the sums after a batch; a non-finite term of any of its pieces and processes is in them for good.
+        """Take a batch's terms, all its pieces and processes together, before the optimiser's step."""
+        assert sums.latest is not None
+        self.waiting.append((position.step, rows, sums.latest))
+        if self.is_deferred:
+            # A non-finite term stays in the sums of the epoch, so every later step is skipped too.
+            optimiser.found_inf = (~torch.isfinite(sums.terms[0])).float()
+        if not self.is_deferred or len(self.waiting) == self.LOOK_EVERY:
+            self.look(sums.names, position.epoch)
+
+    def look(self, names: list[str], epoch: int) -> None:
+        """Look at all terms that were not looked at yet.
 
         Raises
         ------
         ValueError
-            The loss is not finite; the message has the step, the batch's rows and the last finite values.
+            A loss is not finite; the message has the step, the batch's rows and the last finite values.
         """
-        self.recent.append(rows)
-        is_finite = torch.isfinite(sums.terms[0])
-        if self.is_deferred:
-            optimiser.found_inf = (~is_finite).float()
-            self.num_lost = self.num_lost + optimiser.found_inf
-            if (position.step + 1) % self.LOOK_EVERY or not float(self.num_lost):
-                return
-        elif is_finite:
-            self.finite = sums.latest
-            return
-        rows = np.concatenate(self.recent) if self.is_deferred else rows
-        shown = [
-            dict(zip(sums.names, (round(v, 6) for v in terms.tolist()), strict=True))
-            for terms in (sums.latest, self.finite)
-            if terms is not None
-        ]
-        raise ValueError(
-            f"The loss is not finite at step {position.step} (epoch {position.epoch + 1}): {shown[0]}. "
-            f"Last finite values: {shown[1] if len(shown) > 1 else 'none in this run'}. Rows of the batch: {rows[:8].tolist()}"
-            f"{' ...' if len(rows) > 8 else ''}, for example {self.keys[rows[:3]].tolist()}. No step was taken on it. "
-            "Lower trainer.lr, set trainer.clip_norm=1, or look at these patches."
-        )
+        for step, rows, terms in self.waiting:
+            if torch.isfinite(terms[0]):
+                self.finite = terms
+                continue
+            now, before = (
+                None if values is None else dict(zip(names, (round(v, 6) for v in values.tolist()), strict=True))
+                for values in (terms, self.finite)
+            )
+            raise ValueError(
+                f"The loss is not finite at step {step} (epoch {epoch + 1}): {now}. Last finite values: {before}. Rows of "
+                f"the batch: {rows[:8].tolist()}{' ...' if len(rows) > 8 else ''}, such as {self.keys[rows[:3]].tolist()}. No step "
+                "was taken on it. Lower trainer.lr, set trainer.clip_norm=1, or look at these patches."
+            )
+        self.waiting.clear()
 
 
 def save(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, sums: Sums, born: dict) -> None:

@@ -179,7 +179,7 @@ def _keys(items: Any, depth: int = 0) -> Any:
     Tuples nested by the thousand would end the process when they are hashed.
     """
     for item in items:
-        if isinstance(item, tuple) and depth < 8:
+        if isinstance(item, tuple) and depth < 2:  # deeper ones could name each other over and over
             if not USUAL.issuperset(map(type, item)):  # pairs of numbers come by the million
                 _keys(item, depth + 1)
         elif not isinstance(item, KEYS):

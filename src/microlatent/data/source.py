@@ -135,7 +135,8 @@ class PatchSource:
         """Return patches (n, C, Y, X) in the stores' dtype."""
         if len(self.stores) == 1 and self.channel_index[0] == list(range(len(self.stores[0].channels))):
             return self.stores[0].images[rows]
-        out = np.empty((len(rows), len(self.channels), self.patch_px, self.patch_px), self.stores[0].images.dtype)
+        dtype = np.result_type(*(store.images.dtype for store in self.stores))
+        out = np.empty((len(rows), len(self.channels), self.patch_px, self.patch_px), dtype)
         owner = np.searchsorted(self.starts, rows, side="right") - 1
         for number, (store, index) in enumerate(self._indexed()):
             here = owner == number

@@ -11,6 +11,7 @@ Rows come in the reference's order, the plain string order of ``<site folder>/<f
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,10 @@ class StacksWell:
 
     @staticmethod
     def _first(path: Path) -> pickles.LazyArray | None:
-        return next((entry["mat"] for entry in _entries(path).values()), None)
+        entry = next(iter(_entries(path).values()), {"mat": None})
+        if "mat" not in entry:
+            raise ValueError(f"{path} has a patch with {sorted(entry)}, but 'mat' and 'masked_mat' were expected.")
+        return entry["mat"]
 
     def _trajectories(self, site: Path) -> Iterator[Trajectory]:
         content = pickles.load(site / "cell_traj.pkl")
@@ -276,8 +280,8 @@ def find_wells(root: Path, wells: list[str] | None, sites: list[str] | None, giv
     ValueError
         A named well or site is absent, or its files disagree.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f"data.root={root} is no folder that can be read.")
+    if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
+        raise FileNotFoundError(f"data.root={root} is no folder that can be read. Check its name and its permissions.")
     folders = {path.name.removesuffix("-supps"): path for path in sorted(root.glob("*-supps")) if path.is_dir()}
     static = {path.name.removesuffix("_static_patches.pkl"): path for path in sorted(root.glob("*_static_patches.pkl"))}
     known = sorted({*folders, *static}, key=natural)
@@ -303,6 +307,10 @@ def find_wells(root: Path, wells: list[str] | None, sites: list[str] | None, giv
             kind = PatchesWell if all((site / "patches.h5").exists() for site in there) else StacksWell
             opened.append(kind(well, there, given))
     absent = [site for site in sites or [] if site not in found_sites]
+    if not opened and not sites:
+        raise ValueError(
+            f"{', '.join(f'{well}-supps' for well in chosen)} in {root} hold no folder of a site. Cut patches first: task=patch."
+        )
     if absent or not opened:
         raise ValueError(
             f"data.sites names {absent or sites}, which are not among the sites of {', '.join(chosen)} in {root}. "

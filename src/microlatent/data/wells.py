@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from microlatent.data.source import PatchSource, open_stores
+from microlatent.data.store import Store
 from microlatent.schemas import Settings, WellsConfig
 
 
@@ -26,7 +28,16 @@ def assembly_folder(config: WellsConfig, outputs: str) -> Path:
     root = raw_folder(config, outputs)
     ready = any(root.glob("*-supps")) or any(root.glob("*_static_patches.pkl"))
     cut = patches_folder(root, outputs)
-    return cut if not ready and cut.is_dir() else root
+    about = cut / "made_from.json"
+    if ready or not about.is_file():
+        return root
+    made_from = json.loads(about.read_text(encoding="utf-8"))["root"]
+    if made_from != str(root.resolve()):
+        raise ValueError(
+            f"{cut} holds patches of {made_from}, not of data.root={root}: two folders have the same name. Cut these images with "
+            "task=patch task.out=<another folder>, and give that folder as data.root."
+        )
+    return cut
 
 
 def patches_folder(root: Path, outputs: str) -> Path:
@@ -43,13 +54,39 @@ def store_folder(config: WellsConfig, outputs: str) -> Path:
             "Neither data.store nor data.root is set. Name the folder that was assembled: data.root=<raw files>, "
             "or data.store=<folder of .h5 stores>."
         )
-    return Path(outputs) / "stores" / f"wells-{Path(config.root).name}"
+    name = config.root if config.root == "demo" else Path(config.root).resolve().name
+    return (Path(outputs) / "stores" / f"wells-{name}").absolute()
+
+
+def origin_of(config: WellsConfig) -> str | None:
+    """Return what a store remembers as the folder that it was assembled from."""
+    return str(Path(config.root).resolve()) if config.root not in (None, "demo") else config.root
+
+
+def refuse_foreign(stores: list[Store], config: WellsConfig) -> None:
+    """Refuse stores that were assembled from another folder of the same name.
+
+    Raises
+    ------
+    ValueError
+        A store's origin is not ``data.root``.
+    """
+    for store in stores:
+        if store.origin.get("data_root") != origin_of(config):
+            raise ValueError(
+                f"{store.path} was assembled from {store.origin.get('data_root')}, not from data.root={config.root}. Assemble "
+                "that folder (data.store=<folder> keeps both), or name the stores themselves with data.store."
+            )
 
 
 def open_source(settings: Settings) -> PatchSource:
     """Open the stores of the chosen wells as one source of patches."""
     config: WellsConfig = settings.data
-    stores = open_stores(store_folder(config, settings.outputs), config.wells)
+    folder = store_folder(config, settings.outputs)
+    stores = open_stores(folder, config.wells)
+    if config.store is None:
+        refuse_foreign(stores, config)
+        config.store = str(folder)  # what stands on this run finds it from anywhere
     source = PatchSource(stores, config.channels, order=config.order, augment=config.augment)
     if config.sites:
         source.keep_only("site", config.sites, "data.sites")

@@ -105,6 +105,14 @@ class ResidualBlock(nn.Module):
         return x
 
 
+def _match_candidates(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Let weights load whether or not dead codes were revived where they come from, and are here."""
+    if hasattr(module, "candidates"):
+        state.setdefault(f"{prefix}candidates", module.candidates)
+    else:
+        state.pop(f"{prefix}candidates", None)
+
+
 class VQVAE(nn.Module):
     """Encode a patch to a grid of vectors, replace each by the nearest code, decode."""
 
@@ -157,12 +165,9 @@ class VQVAE(nn.Module):
         matched = config.matching != "none" and config.weight_matching > 0
         self.needs = {name for name, used in (("relations", matched), ("mask", config.masked_loss)) if used}
         if config.revive_dead_codes:
-            # Encoder outputs drawn from the latest training batch, one for each code. In the state, because a resumed run may
-            # need them; weights of a model without them (the reference's) load all the same.
+            # Encoder outputs drawn from the latest training batch, one for each code; a resumed run may need them.
             self.register_buffer("candidates", torch.zeros(config.num_codes, h))
-            self.register_load_state_dict_pre_hook(
-                lambda module, state, prefix, *_: state.setdefault(f"{prefix}candidates", module.candidates)
-            )
+        self.register_load_state_dict_pre_hook(_match_candidates)
 
     def first_conv(self, x: Tensor, norm: BatchNorm, statistics: str) -> Tensor:
         """Apply the first strided convolution, with the z16 model's 1 x 1 convolution before it folded in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from microlatent.config import plain
 from microlatent.data.relations import label, relate
 from microlatent.data.store import Store, StoreWriter
 from microlatent.data.well_files import RawFrame, RawWell, find_wells
-from microlatent.data.wells import assembly_folder, store_folder
+from microlatent.data.wells import assembly_folder, origin_of, store_folder
 from microlatent.files import write_csv, write_pickle
 from microlatent.progress import track
 from microlatent.run import Rehearsal
@@ -38,7 +39,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     summary = []
     for well in find_wells(root, settings.data.wells, settings.data.sites, settings.data.channel_names):
         path = folder / f"{well.name}.h5"
-        _refuse_foreign(path, root, settings.task)
+        _refuse_foreign(path, settings)
         facts = assemble(well, path, root, settings, out)
         logger.info(
             "%s: %d patches of %d channels, %d trajectories -> %s",
@@ -100,7 +101,7 @@ def _assemble(
     with StoreWriter(path, dtype) as writer:
         for frame in track(well.frames(channels, task.patch_type, task.masks), f"Assembling {well.name}", total=len(well.files)):
             images = resample(frame.images, task.patch_px)
-            good = np.isfinite(images).all((1, 2, 3)) & (np.ptp(images, axis=(2, 3)) > 0).any(1)
+            good = np.isfinite(images).all((1, 2, 3)) & (images.max((2, 3)) > images.min((2, 3))).any(1)
             skipped += frame.table["key"][~good].tolist()
             if not good.all() and data.bad_patches == "refuse":
                 raise ValueError(
@@ -136,6 +137,7 @@ def _assemble(
             patch_pixel_um=pixel_um * well.window_px / task.patch_px if pixel_um else None,
             origin={
                 "root": str(root),
+                "data_root": origin_of(data),
                 "files": len(well.files),
                 "bytes": sum(file.stat().st_size for file in well.files),
                 "digest": digest.hexdigest(),
@@ -238,23 +240,31 @@ def write_reference_files(folder: Path, well: str, patches: np.ndarray, table: p
     write_pickle(table["label"].to_numpy(np.int32), folder / f"{well}_static_patches_labels.pkl")
 
 
-def _refuse_foreign(path: Path, root: Path, task: AssembleConfig) -> None:
-    if not path.is_file() or task.overwrite:
+def _refuse_foreign(path: Path, settings: Settings) -> None:
+    """Do not replace a store of other raw files unless that was asked for."""
+    if not path.is_file() or settings.task.overwrite:
         return
     try:
-        origin = Store.open(path).origin.get("root")
+        store = Store.open(path)
     except ValueError:
         return  # a broken store protects nothing
-    if origin is not None and Path(origin).resolve() != root.resolve():
+    if store.origin.get("data_root") != origin_of(settings.data):
         raise ValueError(
-            f"{path} was assembled from {origin}, not from data.root={root}. Name another folder with data.store=..., or replace "
-            "it with task.overwrite=true."
+            f"{path} was assembled from {store.origin.get('data_root')}, not from data.root={settings.data.root}. Name another "
+            "folder with data.store=..., or replace it with task.overwrite=true."
         )
 
 
 def rehearse(settings: Settings, out: Path) -> Rehearsal:
     """Open the raw files of every well and estimate the stores."""
-    root, folder = assembly_folder(settings.data, settings.outputs), store_folder(settings.data, settings.outputs)
+    if settings.data.root == "demo":
+        with tempfile.TemporaryDirectory() as name:  # a rehearsal leaves nothing behind, not even the specimen
+            return _rehearse(settings, assembly_folder(settings.data, name))
+    return _rehearse(settings, assembly_folder(settings.data, settings.outputs))
+
+
+def _rehearse(settings: Settings, root: Path) -> Rehearsal:
+    folder = store_folder(settings.data, settings.outputs)
     task, said = settings.task, Rehearsal()
     for well in find_wells(root, settings.data.wells, settings.data.sites, settings.data.channel_names):
         names = settings.data.channels or well.channels
@@ -272,5 +282,5 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         said.disk_mb += 2 * patches * patch_mb  # the pixels stand twice until the store is renamed
         said.memory_mb = max(said.memory_mb, 200 + 4 * frame.images.nbytes / 1e6)
         said.seconds = (said.seconds or 0) + patches / 2000
-        _refuse_foreign(folder / f"{well.name}.h5", root, task)
+        _refuse_foreign(folder / f"{well.name}.h5", settings)
     return said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ import pandas as pd
 from matplotlib.collections import LineCollection
 from scipy import ndimage
 
-from microlatent import figures
+from microlatent import figures, provenance
+from microlatent.config import plain
 from microlatent.data.images import Pair, find_fields, join
 from microlatent.data.patches import Frame, NoCells, SiteCells, cut_frame, site_folder, write_site
 from microlatent.data.wells import patches_folder, raw_folder
@@ -68,7 +70,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     for note in notes:
         logger.warning(note)
     folder = Path(task.out) if task.out else patches_folder(root, settings.outputs)
-    _claim(folder, root)
+    _claim(folder, root, provenance.birth(plain(settings)))
     done: list[tuple[Site, SiteCells]] = []
     for site in sites:
         target = site_folder(folder, site.well, site.name)
@@ -119,8 +121,14 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
 
 def rehearse(settings: Settings, out: Path) -> Rehearsal:
     """Find and join the files, read and cut one frame, estimate the rest."""
+    if settings.data.root == "demo":
+        with tempfile.TemporaryDirectory() as name:  # a rehearsal leaves nothing behind, not even the specimen
+            return _rehearse(settings, raw_folder(settings.data, name))
+    return _rehearse(settings, raw_folder(settings.data, settings.outputs))
+
+
+def _rehearse(settings: Settings, root: Path) -> Rehearsal:
     task: PatchConfig = settings.task
-    root = raw_folder(settings.data, settings.outputs)
     sites, notes = find_sites(settings, root)
     folder = Path(task.out) if task.out else patches_folder(root, settings.outputs)
     started = time.perf_counter()
@@ -220,7 +228,7 @@ def _of_site(table: pd.DataFrame | None, well: str, site: str) -> pd.DataFrame |
     return table[here & (table["well"] == well) if "well" in table else here]
 
 
-def _claim(folder: Path, root: Path) -> None:
+def _claim(folder: Path, root: Path, birth: dict[str, Any]) -> None:
     """Remember which raw folder the patches came from; refuse to mix two."""
     about = folder / "made_from.json"
     if about.is_file():
@@ -230,7 +238,7 @@ def _claim(folder: Path, root: Path) -> None:
                 f"{folder} holds patches of {old}, but data.root is {root}. Choose another folder with task.out=<folder>."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json({"root": str(root.resolve())}, about)
+    write_json({"root": str(root.resolve()), "birth": birth}, about)
 
 
 def _frames(site: Site) -> Iterator[Frame]:
