@@ -102,7 +102,7 @@ class FiniteGuard:
             )
             raise ValueError(
                 f"The loss is not finite at step {step} (epoch {epoch + 1}): {now}. Last finite values: {before}. Rows of "
-                f"the batch: {rows[:8].tolist()}{' ...' if len(rows) > 8 else ''}, such as {self.keys[rows[:3]].tolist()}. No step "
+                f"the batch: {rows[:8].tolist()}{'...' * (len(rows) > 8)}, such as {self.keys[rows[:3]].tolist()}. No step "
                 "was taken on it. Lower trainer.lr, set trainer.clip_norm=1, or look at these patches."
             )
         self.waiting.clear()
