@@ -41,4 +41,4 @@ pip install --quiet --no-compile --require-hashes -r "$root/requirements/lock.tx
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 echo "$root/src" >"$site/microlatent.pth"
 # Compile only what is used: pip would compile everything and take longer than all the rest.
-"$venv/bin/python" -c 'import torch, h5py, anndata, sklearn.decomposition, matplotlib.figure, tifffile, hydra, wandb, umap' 2>/dev/null
+"$venv/bin/python" -c 'import torch, torch.distributed.run, h5py, anndata, pandas, sklearn.decomposition, matplotlib.figure, tifffile, zarr, hydra, wandb, umap, pytest, hypothesis' 2>/dev/null

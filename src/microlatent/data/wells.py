@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from microlatent.data.source import PatchSource, open_stores
@@ -21,6 +24,16 @@ def raw_folder(config: WellsConfig, outputs: str) -> Path:
     folder = Path(outputs) / "specimens" / "wells-demo"
     simulate(folder, seed=0)
     return folder
+
+
+@contextmanager
+def rehearsing(config: WellsConfig, outputs: str) -> Iterator[str]:
+    """Yield the outputs folder, a temporary one for the specimen: a rehearsal leaves nothing behind, not even that."""
+    if config.root != "demo":
+        yield outputs
+        return
+    with tempfile.TemporaryDirectory() as name:
+        yield name
 
 
 def assembly_folder(config: WellsConfig, outputs: str) -> Path:

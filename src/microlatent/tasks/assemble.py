@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from microlatent.config import plain
 from microlatent.data.relations import label, relate
 from microlatent.data.store import Store, StoreWriter
 from microlatent.data.well_files import RawFrame, RawWell, find_wells
-from microlatent.data.wells import assembly_folder, origin_of, store_folder
+from microlatent.data.wells import assembly_folder, origin_of, rehearsing, store_folder
 from microlatent.files import write_csv, write_pickle
 from microlatent.progress import track
 from microlatent.run import Rehearsal
@@ -257,10 +256,8 @@ def _refuse_foreign(path: Path, settings: Settings) -> None:
 
 def rehearse(settings: Settings, out: Path) -> Rehearsal:
     """Open the raw files of every well and estimate the stores."""
-    if settings.data.root == "demo":
-        with tempfile.TemporaryDirectory() as name:  # a rehearsal leaves nothing behind, not even the specimen
-            return _rehearse(settings, assembly_folder(settings.data, name))
-    return _rehearse(settings, assembly_folder(settings.data, settings.outputs))
+    with rehearsing(settings.data, settings.outputs) as outputs:
+        return _rehearse(settings, assembly_folder(settings.data, outputs))
 
 
 def _rehearse(settings: Settings, root: Path) -> Rehearsal:

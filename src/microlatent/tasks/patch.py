@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from microlatent import figures, provenance
 from microlatent.config import plain
 from microlatent.data.images import Pair, find_fields, join
 from microlatent.data.patches import Frame, NoCells, SiteCells, cut_frame, site_folder, write_site
-from microlatent.data.wells import patches_folder, raw_folder
+from microlatent.data.wells import patches_folder, raw_folder, rehearsing
 from microlatent.files import write_csv, write_json
 from microlatent.progress import track
 from microlatent.run import Rehearsal
@@ -121,10 +120,8 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
 
 def rehearse(settings: Settings, out: Path) -> Rehearsal:
     """Find and join the files, read and cut one frame, estimate the rest."""
-    if settings.data.root == "demo":
-        with tempfile.TemporaryDirectory() as name:  # a rehearsal leaves nothing behind, not even the specimen
-            return _rehearse(settings, raw_folder(settings.data, name))
-    return _rehearse(settings, raw_folder(settings.data, settings.outputs))
+    with rehearsing(settings.data, settings.outputs) as outputs:
+        return _rehearse(settings, raw_folder(settings.data, outputs))
 
 
 def _rehearse(settings: Settings, root: Path) -> Rehearsal:
