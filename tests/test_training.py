@@ -17,6 +17,7 @@ import yaml
 
 from microlatent import checkpoint, config, resume, run, training
 from microlatent.command import carry_out
+from microlatent.experiment import load_trained
 from microlatent.losses import Losses
 from microlatent.signals import Interrupted
 from microlatent.tracking import NullTracker, differing_history
@@ -176,7 +177,7 @@ def test_resume_refuses_a_changed_scientific_setting_and_shows_it(fit):
     assert resume.continued(cfg, [f"resume={folder}", "trainer.epochs=2"], folder).trainer.epochs == 2
 
 
-def test_resume_refuses_a_store_that_changed(fit, compose, stores_folder, tmp_path):
+def test_store_that_changed_is_refused_by_resume_and_by_inference(fit, compose, stores_folder, tmp_path):
     import shutil
 
     from tests.specimen import write_store
@@ -188,6 +189,12 @@ def test_resume_refuses_a_store_that_changed(fit, compose, stores_folder, tmp_pa
     settings.trainer.epochs = 2
     with pytest.raises(ValueError, match="data changed since this run began"):
         training.run(settings, folder, NullTracker())
+    settings = compose("infer", "task=process", f"run={folder}", f"data.store={stores}")
+    with pytest.raises(ValueError, match=r"B2\.h5 in .* changed after the run was trained"):
+        load_trained(settings, torch.device("cpu"))
+    shutil.copytree(stores, tmp_path / "moved")
+    settings = compose("infer", "task=process", f"run={folder}", f"data.store={tmp_path / 'moved'}")
+    assert len(load_trained(settings, torch.device("cpu"))[0]) == 142
 
 
 def test_rerun_repeats_a_run_from_its_folder_and_says_identical(fit, caplog):

@@ -75,7 +75,7 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource,
     Raises
     ------
     ValueError
-        A channel that the model was trained on is absent, or the patches have another size.
+        A channel that the model was trained on is absent, the patches have another size, or a store is no longer what it was.
     """
     run, task = Path(settings.run), settings.task
     path = run / "checkpoints" / f"{task.checkpoint}.ckpt" if task.checkpoint in ("best", "last") else Path(task.checkpoint)
@@ -97,6 +97,11 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource,
     source.normaliser = Normaliser(**trained["normaliser"])
     source.normaliser.mode = task.normalise or source.normaliser.mode
     changed = [name for name, digest in source.fingerprints.items() if trained["fingerprints"].get(name, digest) != digest]
+    if changed and settings.data.store == born["config"]["data"]["store"]:
+        raise ValueError(
+            f"{', '.join(changed)} in {settings.data.store} changed after the run was trained: another fingerprint. Assemble the "
+            "raw files again as they were, or train again. To encode it as new data, move it and name its folder: data.store."
+        )
     if changed:
         logger.warning("%s changed since the run was trained: their patches are encoded as new data.", ", ".join(changed))
     split = Split.read(run / "split.csv", trained["split_by"])
