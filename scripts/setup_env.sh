@@ -40,5 +40,10 @@ pip install --quiet --no-compile --require-hashes -r "$root/requirements/lock.tx
 # The one place that puts src/ on the path.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 echo "$root/src" >"$site/microlatent.pth"
-# Compile only what is used: pip would compile everything and take longer than all the rest.
-"$venv/bin/python" -c 'import torch, torch.distributed.run, h5py, anndata, pandas, sklearn.decomposition, matplotlib.figure, tifffile, zarr, hydra, wandb, umap, pytest, hypothesis' 2>/dev/null
+# Bytecode of what is used alone: pip would compile everything and take longer than all the rest.
+env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 "$venv/bin/python" - <<'PY'
+import anndata.io, h5py, hydra.main, hypothesis, pytest, sklearn.decomposition, tifffile, torch.distributed.run, umap, wandb, zarr
+from microlatent import config, training
+for task in config.REGISTRY["task"].values():
+    task.load()
+PY
