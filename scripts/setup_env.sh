@@ -42,6 +42,7 @@ site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["pur
 echo "$root/src" >"$site/microlatent.pth"
 # Bytecode of what is used alone: pip would compile everything and take longer than all the rest.
 env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 "$venv/bin/python" - <<'PY'
+import requests, torch._dynamo, wandb.sdk.wandb_run
 import anndata.io, h5py, hydra.main, hypothesis, pytest, sklearn.decomposition, tifffile, torch.distributed.run, umap, wandb, zarr
 from microlatent import config, training
 for task in config.REGISTRY["task"].values():
