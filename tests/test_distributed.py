@@ -36,3 +36,10 @@ def test_parts_of_a_batch_cover_it_once(monkeypatch):
             monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
             rows += list(range(num))[distributed.shard(num)]
         assert rows == list(range(num))
+
+
+def test_task_that_cannot_share_its_work_is_refused_under_torchrun(compose, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"torchrun shares the work of train.py alone"):
+        carry_out(compose("infer", "task=process", f"run={tmp_path}"), [])
+    assert not list(tmp_path.iterdir())

@@ -142,6 +142,10 @@ def carry_out(
             run.put_back(folder.path, kept)
             raise
 
+    if settings.task.name != "train":
+        raise ValueError(
+            f"torchrun shares the work of train.py alone. Run task={settings.task.name} with python, as one process."
+        )
     from microlatent import distributed
 
     distributed.start(settings.trainer.device)
@@ -150,7 +154,7 @@ def carry_out(
         shared = distributed.share(str(folder.path) if folder else None)
         if folder is None:
             return task.run(settings, Path(shared), NullTracker()), None
-        return _in_folder(task, settings, overrides, folder, resumed is not None), run.RunFolder(Path(shared)).path
+        return _in_folder(task, settings, overrides, folder, resumed is not None), folder.path
     finally:
         distributed.stop()
 

@@ -57,7 +57,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     if saved:
         refuse_changed_data(saved, source)
     model = build_model(settings, source).to(device)
-    if settings.init_from:
+    if settings.init_from and not saved:
         path = Path(settings.init_from)
         path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
         checkpoint.load_state(model, checkpoint.load_weights(path), f"init_from={settings.init_from}")
