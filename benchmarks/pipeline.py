@@ -21,7 +21,7 @@ from benchmarks.reference import augment_one_by_one
 from benchmarks.timing import ROOT, alternate
 from microlatent import allocator, training
 from microlatent.data.batch import Batch
-from microlatent.data.source import PatchSource
+from microlatent.data.wells import WellPatches
 from microlatent.data.split import Split
 from microlatent.data.store import Store
 from microlatent.losses import Losses
@@ -54,15 +54,15 @@ def assemble(folder: Path, threads: int, rounds: int) -> dict[str, dict[str, lis
     return found
 
 
-def open_source(folder: Path) -> PatchSource:
+def open_source(folder: Path) -> WellPatches:
     """Open the assembled store for training on all of it."""
-    source = PatchSource([Store.open(folder / "ours" / "A1.h5")], None, order="tracks", augment=True)
-    source.use_split(Split.draw("trajectory", source.groups("trajectory"), 0.0, 0))
+    source = WellPatches([Store.open(folder / "ours" / "A1.h5")], None, order="tracks", augment=True)
+    source.use_split(Split.draw("trajectory", source.groups("trajectory"), 0.0, 0.0, 0))
     source.fit_normaliser("dataset")
     return source
 
 
-def load(source: PatchSource, rounds: int) -> dict[str, list[float]]:
+def load(source: WellPatches, rounds: int) -> dict[str, list[float]]:
     """Make the batches of one epoch from memory as the reference takes them, and from the mapped store."""
     plan = source.plan("train", 0, BATCH, 0)
     order = np.concatenate(plan)
@@ -113,7 +113,7 @@ class Nothing(nn.Module):
         return Losses(terms, {"codes": torch.zeros(64, dtype=torch.long)})
 
 
-def loop(source: PatchSource, model: nn.Module, folder: Path, epochs: int, *, ready: bool = False) -> list[float]:
+def loop(source: WellPatches, model: nn.Module, folder: Path, epochs: int, *, ready: bool = False) -> list[float]:
     """Return milliseconds per step of the training loop, epoch by epoch, less the first; ``ready``: the batches cost nothing."""
     task = TrainConfig(name="train"), TrainerConfig(name="cpu", epochs=epochs, batch_size=BATCH), LoggerConfig(name="csv")
     settings = Settings(task=task[0], trainer=task[1], logger=task[2], data=WellsConfig(name="wells"))

@@ -63,7 +63,8 @@ def write_store(
         tracks = [np.flatnonzero(table["trajectory"] == name) for name in table["trajectory"][named].unique()]
         frames = table["frame"].to_numpy()
         relations = relate([(frames[rows], rows) for rows in tracks], len(table))
-        writer.finish(table, relations, lengths, well=well, channels=["phase", "stain"], origin={"root": "simulated"}, **scale)
+        about = {"name": well, "channels": ["phase", "stain"], "origin": {"root": "simulated"}}
+        writer.finish(table, relations=relations, trajectory_lengths=lengths, **about, **scale)
     return table, factors[keep]
 
 
@@ -78,7 +79,8 @@ def write_latents(folder: Path, wells: tuple[str, ...] = ("A1", "B2"), dims: int
         path = folder / "stores" / f"{well}.h5"
         table, factors = write_store(path, well, seed=seed + number, **options)
         part = np.where(table["label"] % 4 == 3, "val", "train")
-        tables.append(table.assign(row=np.arange(len(table)), store=str(path), part=part))
+        group = well + "/" + table["label"].astype(str)
+        tables.append(table.assign(row=np.arange(len(table)), store=str(path), part=part, group=group))
         blocks.append(factors @ mixing + 0.5 * rng.normal(size=(len(table), dims)))
     obs = pd.concat(tables, ignore_index=True)
     obs.index = obs["site"] + "/" + obs["frame"].astype(str) + "_" + obs["cell_id"].astype(str)
@@ -86,4 +88,82 @@ def write_latents(folder: Path, wells: tuple[str, ...] = ("A1", "B2"), dims: int
     path = folder / "process" / "latents.h5ad"
     path.parent.mkdir(parents=True, exist_ok=True)
     AnnData(x, obs=obs, obsm={"after": np.round(x)}, uns={"birth": "{}"}).write_h5ad(path)
+    return path
+
+
+MARKERS = ("DAPI", "CD8", "Cytokeratins")
+LEVELS = np.array([[300, 60, 40], [260, 40, 700], [420, 500, 30]])  # counts of each marker in each neighbourhood
+
+
+def tissue(shape_px: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Simulate three neighbourhoods: each pixel's class (Y, X), the nearest seed's, and markers (3, Y, X) uint16."""
+    place = np.stack(np.indices(shape_px), -1)
+    seeds = rng.uniform(0, 1, (9, 2)) * shape_px
+    kind = np.arange(9)[((place[:, :, None] - seeds) ** 2).sum(-1).argmin(-1)] % 3
+    counts = rng.poisson(LEVELS[kind] * rng.gamma(4, 0.25, (*shape_px, 1))) + 20
+    return kind, np.moveaxis(counts, -1, 0).astype(np.uint16)
+
+
+def corners(length_px: int, size: int, overlap: int) -> list[int]:
+    """Return where partitions begin along one axis; the last one is shifted inwards so that all is covered."""
+    begin = list(range(0, length_px - size + 1, size - overlap))
+    return begin if begin[-1] == length_px - size else [*begin, length_px - size]
+
+
+def write_partition_store(
+    path: Path,
+    subject: str = "s1",
+    num_images: int = 3,
+    shape_px: tuple[int, int] = (100, 84),
+    size: int = 12,
+    overlap: int = 0,
+    seed: int = 0,
+    **scale,
+) -> pd.DataFrame:
+    """Write one subject's partitions; ``true_neighbourhood`` is the class of most pixels, ``true_share`` its share of them."""
+    rng, images, blocks, records = np.random.default_rng(seed), {}, [], []
+    for image in (f"i{number + 1}" for number in range(num_images)):
+        kind, pixels = tissue(shape_px, rng)
+        images[image] = {"shape_px": list(shape_px), "dtype": "uint16", "file": f"{subject}/{image}.tif"}
+        for row in corners(shape_px[0], size, overlap):
+            for col in corners(shape_px[1], size, overlap):
+                part = np.s_[row : row + size, col : col + size]
+                blocks.append(pixels[:, *part])
+                share = np.bincount(kind[part].ravel(), minlength=3) / size**2
+                record = {"key": f"{subject}/{image}/{row}_{col}", "subject": subject, "image": image}
+                record |= {"row_px": row, "col_px": col, "foreground": 1.0}
+                records.append(record | {"true_neighbourhood": "abc"[share.argmax()], "true_share": share.max()})
+    table = pd.DataFrame(records)
+    origin = {"root": "simulated", "images": images, "size": size, "overlap": overlap, "remainder": "shift"}
+    with StoreWriter(path, np.uint16) as writer:
+        writer.append(np.stack(blocks), table)
+        writer.finish(table, name=subject, channels=list(MARKERS), origin=origin, **scale)
+    return table
+
+
+def write_partition_latents(
+    folder: Path, subjects: tuple[str, ...] = ("s1", "s2", "s3"), dims: int = 12, seed: int = 0, **options
+) -> Path:
+    """Write stores and a latents table whose latents hold the planted neighbourhood linearly beside noise.
+
+    Dimension 0 is noise that varies most, so that the widest dimension is not the one that knows. The last subject is held out.
+    """
+    from anndata import AnnData
+
+    rng = np.random.default_rng(seed)
+    centres = np.linalg.qr(rng.normal(size=(dims - 1, 3)))[0].T * 6  # orthogonal, equally far from each other
+    tables, blocks = [], []
+    for number, subject in enumerate(subjects):
+        path = folder / "stores" / f"{subject}.h5"
+        table = write_partition_store(path, subject, seed=seed + number, **options)
+        part = "val" if subject == subjects[-1] else "train"
+        tables.append(table.assign(row=np.arange(len(table)), store=str(path), part=part, group=subject))
+        known = centres[[("abc").index(name) for name in table["true_neighbourhood"]]]
+        noise = rng.normal(size=(len(table), dims)) * [3.0, *([0.7] * (dims - 1))]
+        blocks.append(noise + np.column_stack([np.zeros(len(table)), known]))
+    obs = pd.concat(tables, ignore_index=True)
+    obs.index = obs["key"].to_numpy()
+    path = folder / "process" / "latents.h5ad"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    AnnData(np.concatenate(blocks).astype(np.float32), obs=obs, uns={"birth": "{}"}).write_h5ad(path)
     return path

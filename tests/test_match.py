@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from microlatent.schemas import AssembleConfig, MatchConfig, Settings, WellsConfig
+from microlatent.schemas import AssembleWellsConfig, MatchConfig, Settings, WellsConfig
 from microlatent.tasks import match
 from microlatent.tracking import NullTracker
 from tests.specimen import write_latents, write_store
@@ -87,7 +87,7 @@ def test_rehearsal_lists_the_files_and_writes_none(done, folder, tmp_path):
 
 
 def test_missing_latents_name_the_command_that_makes_them(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"infer\.py task=process data=wells run="):
+    with pytest.raises(FileNotFoundError, match=r"infer\.py task=process run="):
         match.run(settings(tmp_path), tmp_path, NullTracker())
 
 
@@ -129,11 +129,11 @@ def test_pickled_latents_of_another_length_are_refused(folder, tmp_path):
 
 @pytest.mark.parametrize("well", ["A1", "B2"])
 def test_golden_trajectories_follow_from_raw_files_and_the_references_latents(golden_folder, tmp_path, well):
-    from microlatent.tasks import assemble
+    from microlatent.tasks import assemble_wells as assemble
 
     golden = golden_folder / "wells"
     data = WellsConfig(name="wells", root=str(golden / "supp"), store=str(tmp_path / "stores"), wells=[well])
-    assemble.run(Settings(data=data, task=AssembleConfig(name="assemble")), tmp_path / "assemble", NullTracker())
+    assemble.run(Settings(data=data, task=AssembleWellsConfig(name="assemble")), tmp_path / "assemble", NullTracker())
     task = MatchConfig(name="match", latents=str(golden / f"raw/golden_z16/{well}_latent_space.pkl"), reference_files=True)
     match.run(Settings(data=data, task=task), tmp_path, NullTracker())
     ours, theirs = (pickle.loads((path / f"{well}_trajectories.pkl").read_bytes()) for path in (tmp_path, golden / "raw"))

@@ -9,7 +9,7 @@ from microlatent.command import carry_out
 from microlatent.data import pickles
 from microlatent.data.well_files import find_wells
 from microlatent.experiment import load_trained
-from microlatent.tasks.assemble import assemble
+from microlatent.tasks.assemble_wells import assemble
 from tests.conftest import composed
 
 

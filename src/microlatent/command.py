@@ -50,7 +50,7 @@ def main(entry: str, doc: str) -> None:
         config.load_plugins(plugins)
         hydra.main(config_path=str(config.CONF), config_name=entry, version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {config.explain(error, [a for a in arguments if not a.startswith('-')])}", file=sys.stderr)
+        print(f"error: {config.explain(error, [a for a in arguments if not a.startswith('-')], entry)}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except (*USER_ERRORS, Interrupted) as error:
         sys.exit(_say(error, debugging))
@@ -128,7 +128,7 @@ def carry_out(
         from microlatent import allocator
 
         allocator.tune()
-    task = config.choice("task", settings.task.name).load()
+    task = config.task_choice(settings.task.name, settings.data.name).load()
     intended = resumed or _intended(settings, sweep_job)
     if settings.check:
         _print_rehearsal(task.rehearse(settings, intended))

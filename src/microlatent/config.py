@@ -38,7 +38,8 @@ class Choice:
         return getattr(import_module(module), attribute) if attribute else import_module(module)
 
 
-REGISTRY: dict[str, dict[str, Choice]] = {group: {} for group in GROUPS}
+ASSEMBLE = "task/assemble"  # what task=assemble is for each kind of data
+REGISTRY: dict[str, dict[str, Choice]] = {group: {} for group in (*GROUPS, ASSEMBLE)}
 
 
 def register(
@@ -49,7 +50,7 @@ def register(
     Parameters
     ----------
     group
-        model, data, task, trainer or logger.
+        model, data, task, trainer or logger; task/assemble for what task=assemble does with the data of that name.
     name
         What a user types: ``<group>=<name>``.
     schema
@@ -62,10 +63,12 @@ def register(
         The values come from ``conf/<group>/<name>.yaml``, which names the schema; plugins leave it False.
     """
     if group not in REGISTRY:
-        raise ValueError(f"{group!r} is no config group. {nearest(group, GROUPS)}")
+        raise ValueError(f"{group!r} is no config group. {nearest(group, REGISTRY)}")
     REGISTRY[group][name] = Choice(schema, target, entry)
     store = ConfigStore.instance()
-    if yaml:
+    if group == ASSEMBLE:
+        store.store(group=group, name=name, node=schema)  # conf/task/assemble.yaml gives the name
+    elif yaml:
         store.store(group=group, name=schema.__name__, node=schema)
     else:
         store.store(group=group, name=name, node=schema(name=name))
@@ -73,13 +76,25 @@ def register(
 
 register("model", "vqvae_z16", schemas.VQVAEConfig, "microlatent.models.vqvae:VQVAE", yaml=True)
 register("model", "vqvae_z32", schemas.VQVAEConfig, "microlatent.models.vqvae:VQVAE", yaml=True)
+for _name in ("ae_bern", "ae_gauss"):
+    register("model", _name, schemas.AEConfig, "microlatent.models.autoencoder:Autoencoder", yaml=True)
+for _name in ("vae_bern", "vae_gauss"):
+    register("model", _name, schemas.VAEConfig, "microlatent.models.autoencoder:Autoencoder", yaml=True)
 register("data", "wells", schemas.WellsConfig, "microlatent.data.wells:open_source", yaml=True)
+register("data", "partitions", schemas.PartitionsConfig, "microlatent.data.partitions:open_source", yaml=True)
+register("data", "mnist", schemas.MnistConfig, "microlatent.data.mnist:open_source", yaml=True)
 register("task", "train", schemas.TrainConfig, "microlatent.training", "train", yaml=True)
 register("task", "patch", schemas.PatchConfig, "microlatent.tasks.patch", "infer", yaml=True)
-register("task", "assemble", schemas.AssembleConfig, "microlatent.tasks.assemble", "infer", yaml=True)
+register(ASSEMBLE, "wells", schemas.AssembleWellsConfig, "microlatent.tasks.assemble_wells", "infer")
+register(ASSEMBLE, "partitions", schemas.AssemblePartitionsConfig, "microlatent.tasks.assemble_partitions", "infer")
+register(ASSEMBLE, "mnist", schemas.AssembleMnistConfig, "microlatent.tasks.assemble_mnist", "infer")
 register("task", "process", schemas.ProcessConfig, "microlatent.tasks.process", "infer", yaml=True)
+register("task", "reconstruct", schemas.ReconstructConfig, "microlatent.tasks.reconstruct", "infer", yaml=True)
 register("task", "match", schemas.MatchConfig, "microlatent.tasks.match", "analyze", yaml=True)
 register("task", "embed", schemas.EmbedConfig, "microlatent.tasks.embed", "analyze", yaml=True)
+register("task", "maps", schemas.MapsConfig, "microlatent.tasks.maps", "analyze", yaml=True)
+register("task", "cluster", schemas.ClusterConfig, "microlatent.tasks.cluster", "analyze", yaml=True)
+register("task", "outcome", schemas.OutcomeConfig, "microlatent.tasks.outcome", "analyze", yaml=True)
 for _name in ("cpu", "gpu", "smoke"):
     register("trainer", _name, schemas.TrainerConfig, yaml=True)
 for _name in ("wandb", "csv"):
@@ -121,11 +136,26 @@ def choice(group: str, name: str | None) -> Choice:
     return REGISTRY[group][str(name)]
 
 
-def build(group: str, values: dict[str, Any]) -> Any:
-    """Turn the values of one group into its dataclass, refusing unknown and missing keys."""
+def task_choice(name: str | None, data: str | None) -> Choice:
+    """Look a task up by name; what ``assemble`` is depends on the data.
+
+    Raises
+    ------
+    ValueError
+        There is no such task, or the data cannot be assembled.
+    """
+    if name != "assemble":
+        return choice("task", name)
+    if data not in REGISTRY[ASSEMBLE]:
+        raise ValueError(f"task=assemble does not know data={data}. {nearest(str(data), REGISTRY[ASSEMBLE])}")
+    return REGISTRY[ASSEMBLE][str(data)]
+
+
+def build(group: str, values: dict[str, Any], data: str | None = None) -> Any:
+    """Turn the values of one group into its dataclass, refusing unknown and missing keys; a task may depend on the data."""
     if values.get("name") in (None, MISSING):
         raise ValueError(f"{group} has no name. Choose one: {', '.join(f'{group}={name}' for name in sorted(REGISTRY[group]))}.")
-    schema = choice(group, values["name"]).schema
+    schema = (task_choice(values["name"], data) if group == "task" else choice(group, values["name"])).schema
     known = {field.name for field in fields(schema)}
     for key, value in values.items():
         if key not in known:
@@ -154,16 +184,28 @@ def settle(container: dict[str, Any], entry: str) -> Settings:
             if key not in _model_keys():
                 raise ValueError(f"model.{key} is no setting of any model. {nearest(key, _model_keys())}")
         container["model"] = None  # values that an experiment has for training
-    groups = {group: build(group, container[group]) for group in GROUPS if container.get(group) is not None}
+    data = (container.get("data") or {}).get("name")
+    groups = {group: build(group, container[group], data) for group in GROUPS if container.get(group) is not None}
     settings = Settings(**{**container, **groups})
-    belongs = choice("task", settings.task.name).entry
+    belongs = task_choice(settings.task.name, data).entry
     if belongs != entry:
         raise ValueError(
             f"task={settings.task.name} is not a task of {entry}.py. Type: python {belongs}.py task={settings.task.name} ..."
             + ("" if entry != "train" else " (train.py fits models and needs no task).")
         )
     check_combination(settings, entry)
+    if entry == "train":
+        settle_normalisation(settings)
     return settings
+
+
+def settle_normalisation(settings: Settings) -> None:
+    """Set ``data.normalise`` to what the model wants where it is not given; refuse what it cannot be trained on."""
+    model, data = settings.model, settings.data
+    if data.normalise is None:
+        data.normalise = getattr(model, "normalise", "dataset")
+    if hasattr(model, "refuse_normalisation"):
+        model.refuse_normalisation(data.normalise)
 
 
 def check_origin(cfg: Any, entry: str) -> None:
@@ -205,7 +247,7 @@ def check_combination(settings: Settings, entry: str) -> None:
             f"data.root is not set. Name the folder of your files, data.root=<folder>, or try the simulated specimen: "
             f"python {entry}.py task={task} data.root=demo"
         )
-    if task == "process" and not settings.run:
+    if task in ("process", "reconstruct") and not settings.run:
         raise ValueError(f"task={task} needs a trained model: add run=<folder of a training run> or run=latest.")
 
 
@@ -245,11 +287,15 @@ def with_run_data(cfg: DictConfig, overrides: list[str], run_config: dict[str, A
     return cfg
 
 
+def _keys(one: Choice) -> set[str]:
+    return {field.name for field in fields(one.schema)}
+
+
 def _model_keys() -> set[str]:
-    return {field.name for one in REGISTRY["model"].values() for field in fields(one.schema)}
+    return set().union(*map(_keys, REGISTRY["model"].values()))
 
 
-def explain(error: Exception, overrides: list[str]) -> str:
+def explain(error: Exception, overrides: list[str], entry: str) -> str:
     """Say a composition error in the user's words: key, value, what is allowed, nearest match."""
     text = str(error)
     cause = str(error.__cause__ or "")
@@ -260,18 +306,28 @@ def explain(error: Exception, overrides: list[str]) -> str:
         if "Error merging" in text or "could not be converted" in cause:
             reason = cause.splitlines()[0] if cause else text
             return f"{typed}: {reason}."
-        if group == "model" and leaf in _model_keys():
+        if group == "model" and leaf in _model_keys() and entry != "train":
             return f"{typed} has no effect here: the model comes from run=<folder of a training run>. Leave it out."
         if group in REGISTRY and leaf:
-            name = next((o.split("=", 1)[1] for o in overrides if o.startswith(f"{group}=")), None)
-            chosen = [REGISTRY[group][name]] if name in REGISTRY[group] else list(REGISTRY[group].values())
+            typed_names = dict(o.split("=", 1) for o in overrides if "=" in o)
+            name, data = typed_names.get(group), typed_names.get("data", "wells")
+            if (group, name) == ("task", "assemble") and data in REGISTRY[ASSEMBLE]:
+                chosen = [REGISTRY[ASSEMBLE][data]]
+                group = f"task=assemble data={data}"
+            else:
+                chosen = [REGISTRY[group][name]] if name in REGISTRY[group] else list(REGISTRY[group].values())
             known = {field.name for one in chosen for field in fields(one.schema)}
+            having = [f"{group}={other}" for other, one in REGISTRY.get(group, {}).items() if leaf in _keys(one)]
+            if having:
+                return f"{typed}: {leaf} is a setting of {', '.join(having)} alone. {nearest(leaf, known)}"
             return f"{typed}: {group} has no setting {leaf!r}. {nearest(leaf, known)}"
         return (
             f"{typed}: there is no setting {key!r}. {nearest(key, {*GROUPS, 'experiment', *(f.name for f in fields(Settings))})}"
         )
     if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
         group, name = match.groups()
+        if group == ASSEMBLE:
+            return f"task=assemble does not know data={name}. {nearest(name, REGISTRY[ASSEMBLE])}"
         allowed = set(REGISTRY.get(group, {})) or {path.stem for path in (CONF / group).glob("*.yaml")}
         hint = " A choice of your own needs plugins=[your.module] on the same command line." if group in ("model", "data") else ""
         return f"{group}={name} does not exist. {nearest(name, allowed)}{hint}"
@@ -283,7 +339,7 @@ def manual(entry: str) -> str:
     import inspect
 
     def describe(schema: type, prefix: str) -> list[str]:
-        source = inspect.getsource(schema)
+        source = "".join(inspect.getsource(one) for one in reversed(schema.__mro__[:-1]))
         notes = dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
         lines = []
         for one in fields(schema):
@@ -300,6 +356,9 @@ def manual(entry: str) -> str:
             continue
         chosen = {name: one for name, one in REGISTRY[group].items() if one.entry in (None, entry)}
         parts += ["", f"{group}=" + " | ".join(chosen)]
+        if group == "task" and entry == "infer":
+            parts[-1] += " | assemble"
+            chosen |= {f"assemble data={name}": one for name, one in REGISTRY[ASSEMBLE].items()}
         for schema in dict.fromkeys(one.schema for one in chosen.values()):
             summary = (schema.__doc__ or "").strip().splitlines()[0]
             parts += [f" {summary}", *describe(schema, f"{group}.")]

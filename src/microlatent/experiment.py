@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,8 +22,9 @@ def open_data(settings: Settings) -> PatchSource:
     """Open the source, draw its split from the seed, and fit the normalisation to the training part."""
     data = settings.data
     source: PatchSource = config.choice("data", data.name).load()(settings)
-    source.use_split(Split.draw(data.split_by, source.groups(data.split_by)[source.rows["all"]], data.val_share, settings.seed))
-    source.fit_normaliser(data.normalise)
+    groups = source.groups(data.split_by)[source.rows["all"]]
+    source.use_split(Split.draw(data.split_by, groups, data.val_share, getattr(data, "test_share", 0.0), settings.seed))
+    source.fit_normaliser(data.normalise, getattr(data, "arcsinh_cofactor", None), getattr(data, "clip_percentile", None))
     return source
 
 
@@ -65,12 +66,47 @@ def birth(settings: Settings, source: PatchSource) -> dict[str, Any]:
     return provenance.birth(config.plain(settings), data=data, parent=settings.init_from or settings.rerun)
 
 
-def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource, nn.Module, dict[str, Any]]:
-    """Load the model of ``run`` and open the data as it knows them: channels by name, its statistics, its split.
+class Trained(NamedTuple):
+    """A model as a run left it, and how its input was made."""
 
-    Returns
-    -------
-    The source, the model in evaluation mode, and the checkpoint's birth certificate.
+    model: nn.Module  # in evaluation mode
+    normaliser: Normaliser
+    channels: list[str]
+    patch_px: int
+    birth: dict[str, Any]  # of the checkpoint, with its path and epoch
+
+
+def load_model(run: Path, which: str, device: torch.device) -> Trained:
+    """Load a run's model; ``which`` is best, last, or a checkpoint file."""
+    path = run / "checkpoints" / f"{which}.ckpt" if which in ("best", "last") else Path(which)
+    saved = checkpoint.load(path, device)
+    born = saved["birth"]
+    trained = born["data"]
+    model_config = config.build("model", born["config"]["model"])
+    model = config.choice("model", model_config.name).load()(model_config, len(trained["channels"]), trained["patch_px"])
+    checkpoint.load_state(model.to(device), saved["model"], path)
+    born = born | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
+    return Trained(model.eval(), Normaliser(**trained["normaliser"]), trained["channels"], trained["patch_px"], born)
+
+
+def load_split(run: Path, trained: dict[str, Any]) -> Split:
+    """Read which groups a run held out, as its checkpoint's ``birth["data"]`` knows it.
+
+    Raises
+    ------
+    ValueError
+        The file was changed after training.
+    """
+    split = Split.read(run / "split.csv", trained["split_by"])
+    if split.hash != trained["split_hash"]:
+        raise ValueError(
+            f"{run / 'split.csv'} was changed after training: its hash is {split.hash}, not {trained['split_hash']}. Restore it."
+        )
+    return split
+
+
+def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource, Trained]:
+    """Load the model of ``run`` and open the data as it knows them: channels by name, its statistics, its split.
 
     Raises
     ------
@@ -78,41 +114,31 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource,
         A channel that the model was trained on is absent, the patches have another size, or a store is no longer what it was.
     """
     run, task = Path(settings.run), settings.task
-    path = run / "checkpoints" / f"{task.checkpoint}.ckpt" if task.checkpoint in ("best", "last") else Path(task.checkpoint)
-    saved = checkpoint.load(path, device)
-    born = saved["birth"]
-    trained = born["data"]
-    if settings.data.channels not in (None, trained["channels"]):
+    trained = load_model(run, task.checkpoint, device)
+    path, known = trained.birth["checkpoint"], trained.birth["data"]
+    if settings.data.channels not in (None, trained.channels):
         raise ValueError(
-            f"{path} was trained on channels {trained['channels']}, but data.channels asks for {settings.data.channels}. "
+            f"{path} was trained on channels {trained.channels}, but data.channels asks for {settings.data.channels}. "
             "Leave data.channels out: channels are matched by name."
         )
-    settings.data.channels = list(trained["channels"])
+    settings.data.channels = list(trained.channels)
     source: PatchSource = config.choice("data", settings.data.name).load()(settings)
-    if source.patch_px != trained["patch_px"]:
+    if source.patch_px != trained.patch_px:
         raise ValueError(
-            f"{path} was trained on patches of {trained['patch_px']} px, but the stores have {source.patch_px} px. "
-            f"Assemble with task.patch_px={trained['patch_px']}."
+            f"{path} was trained on patches of {trained.patch_px} px, but the stores have {source.patch_px} px. "
+            f"Assemble with patches of {trained.patch_px} px."
         )
-    source.normaliser = Normaliser(**trained["normaliser"])
+    source.normaliser = trained.normaliser
     source.normaliser.mode = task.normalise or source.normaliser.mode
-    changed = [name for name, digest in source.fingerprints.items() if trained["fingerprints"].get(name, digest) != digest]
-    if changed and settings.data.store == born["config"]["data"]["store"]:
+    changed = [name for name, digest in source.fingerprints.items() if known["fingerprints"].get(name, digest) != digest]
+    if changed and settings.data.store == trained.birth["config"]["data"]["store"]:
         raise ValueError(
             f"{', '.join(changed)} in {settings.data.store} changed after the run was trained: another fingerprint. Assemble the "
             "raw files again as they were, or train again. To encode it as new data, move it and name its folder: data.store."
         )
     if changed:
         logger.warning("%s changed since the run was trained: their patches are encoded as new data.", ", ".join(changed))
-    split = Split.read(run / "split.csv", trained["split_by"])
-    if split.hash != trained["split_hash"]:
-        raise ValueError(
-            f"{run / 'split.csv'} was changed after training: its hash is {split.hash}, not {trained['split_hash']}. Restore it."
-        )
-    source.use_split(split)
-    model_config = config.build("model", born["config"]["model"])
-    model = config.choice("model", model_config.name).load()(model_config, len(source.channels), source.patch_px).to(device)
-    checkpoint.load_state(model, saved["model"], path)
+    source.use_split(load_split(run, known))
     if settings.trainer.channels_last:
-        model.to(memory_format=torch.channels_last)
-    return source, model.eval(), born | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
+        trained.model.to(memory_format=torch.channels_last)
+    return source, trained

@@ -12,10 +12,11 @@ A z axis must have length 1: which plane holds a cell's patch is a choice that n
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -27,6 +28,17 @@ UM = {"um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0, "micrometer": 1.0, "micron": 1.
 UM |= {"nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3}
 MINUTES = {"s": 1 / 60, "second": 1 / 60, "sec": 1 / 60, "ms": 1 / 60000, "millisecond": 1 / 60000, "min": 1.0, "minute": 1.0}
 MINUTES |= {"h": 60.0, "hour": 60.0}
+COLOURS = {tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR, tifffile.PHOTOMETRIC.CIELAB}
+# What the readers and decoders raise when a file is damaged; imagecodecs' errors are RuntimeErrors.
+DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, tifffile.TiffFileError, ElementTree.ParseError)
+
+
+class OtherPage(NamedTuple):
+    """A page that cannot be a channel: of another shape or kind than the pages before it."""
+
+    number: int
+    shape_px: tuple[int, int]
+    text: str
 
 
 @dataclass
@@ -39,6 +51,8 @@ class ImageFile:
     channels: list[str] | None = None
     pixel_um: float | None = None
     frame_min: float | None = None
+    is_rgb: bool = False  # its channels are red, green and blue of a picture
+    others: list[OtherPage] = field(default_factory=list)
     close: Callable[[], None] = lambda: None
 
     @property
@@ -47,10 +61,18 @@ class ImageFile:
         size = dict(zip(self.axes, self.array.shape, strict=True))
         return size.get("T", 1), size.get("C", 1), size["Y"], size["X"]
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of a pixel, in this machine's byte order."""
+        return np.dtype(self.array.dtype).newbyteorder("=")
+
     def read(self, t: int) -> np.ndarray:
         """Return time point ``t`` as (C, Y, X)."""
         index = tuple({"T": t, "Z": 0}.get(axis, slice(None)) for axis in self.axes)
-        pixels, left = np.asarray(self.array[index]), [axis for axis in self.axes if axis not in "TZ"]
+        try:
+            pixels, left = np.asarray(self.array[index], self.dtype), [axis for axis in self.axes if axis not in "TZ"]
+        except DAMAGE as error:
+            raise _damaged(self.path, error) from error
         if "C" not in left:
             pixels, left = pixels[None], ["C", *left]
         return np.ascontiguousarray(pixels.transpose([left.index(axis) for axis in "CYX"]))
@@ -65,14 +87,13 @@ def open_image(path: str | Path, pages: str = "T") -> ImageFile:
         If the format is unknown, the file damaged, its axes unclear, or z longer than 1.
     """
     path = Path(path)
-    openers = {".tif": _tiff, ".tiff": _tiff, ".npy": _npy, ".png": _picture, ".jpg": _picture, ".jpeg": _picture}
-    opener = _zarr if path.is_dir() else openers.get(path.suffix.lower())
+    opener = _zarr if path.is_dir() else OPENERS.get(path.suffix.lower())
     if opener is None:
         raise ValueError(f"{path} is of a kind that is not read. Known: TIFF, OME-TIFF, OME-Zarr, npy, PNG, JPEG. Convert it.")
     try:
         image = opener(path)
-    except (OSError, ValueError, KeyError, EOFError, tifffile.TiffFileError, ElementTree.ParseError) as error:
-        raise ValueError(f"{path} cannot be read ({error}). It may be damaged or cut short: copy it again.") from error
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
     unnamed = [axis for axis in image.axes if axis not in "TCZYX"]
     image.axes = image.axes.replace(unnamed[0], pages) if len(unnamed) == 1 else image.axes
     if len(unnamed) > 1 or len(set(image.axes)) < len(image.axes) or not {"Y", "X"} <= set(image.axes):
@@ -106,15 +127,49 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
+def is_known(path: Path) -> bool:
+    """Return whether a file or folder is of a kind that ``open_image`` reads."""
+    return is_zarr(path) if path.is_dir() else path.suffix.lower() in OPENERS
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read ({error}). It may be damaged or cut short: copy it again.")
+
+
+class _Pages:
+    """A series of a TIFF, decoded when it is indexed: whole, or through zarr only the pages asked for."""
+
+    def __init__(self, series: tifffile.TiffPageSeries) -> None:
+        self.series, self.shape, self.dtype = series, series.shape, series.dtype
+        self.pages: Any = None
+
+    def __getitem__(self, index: tuple[int | slice, ...]) -> np.ndarray:
+        if all(part == slice(None) or size == 1 for part, size in zip(index, self.shape, strict=True)):
+            return self.series.asarray()[index]
+        self.pages = self.pages if self.pages is not None else zarr.open(self.series.aszarr(), mode="r")
+        return self.pages[index]
+
+
 def _tiff(path: Path) -> ImageFile:
     file = tifffile.TiffFile(path)
-    if not file.series:
+    try:
+        return _describe_tiff(path, file)
+    except DAMAGE:
         file.close()
+        raise
+
+
+def _describe_tiff(path: Path, file: tifffile.TiffFile) -> ImageFile:
+    if not file.series:
         raise ValueError("no image in it")
     series = file.series[0]
-    # One page is read at once; of many pages, through zarr, only those asked for.
-    array = series.asarray() if len(series.pages) == 1 else zarr.open(series.aszarr(), mode="r")
-    image = ImageFile(path, array, series.axes.replace("S", "C" if "C" not in series.axes else "S"), close=file.close)
+    _refuse_cut_short(file, series)
+    image = ImageFile(path, _Pages(series), series.axes.replace("S", "C" if "C" not in series.axes else "S"), close=file.close)
+    image.is_rgb = series.keyframe.photometric in COLOURS
+    for other in file.series[1:]:
+        page = other.keyframe
+        text = f"{page.imagelength} x {page.imagewidth} px of {'colours' if page.photometric in COLOURS else other.dtype}"
+        image.others += [OtherPage(one.index, (page.imagelength, page.imagewidth), text) for one in other.pages]
     if file.is_ome:
         _describe_ome(image, file.ome_metadata)
     elif file.is_imagej:
@@ -124,15 +179,34 @@ def _tiff(path: Path) -> ImageFile:
         resolution = file.pages[0].tags.get("XResolution")
         if resolution is not None and str(about.get("unit")) in UM and resolution.value[0]:
             image.pixel_um = resolution.value[1] / resolution.value[0] * UM[str(about["unit"])]
+    elif file.is_qpi:  # component data of inForm: each page says its marker
+        names = [ElementTree.fromstring(file.pages[page.index].description).findtext("Name") for page in series.pages]
+        image.channels = names if all(names) and len(names) == image.shape[1] else None
     return image
+
+
+def _refuse_cut_short(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
+    """Refuse a file whose end is missing: what is left of it may look like an image of fewer pages."""
+    if series.dataoffset is not None:
+        end = series.dataoffset + series.nbytes
+    else:
+        end = max(
+            sum(part) for page in (series[0], series[-1]) for part in zip(page.dataoffsets, page.databytecounts, strict=True)
+        )
+    if end > file.filehandle.size:
+        raise ValueError(f"it has {file.filehandle.size} bytes, but its pixels reach to byte {end}")
+    num_pages = len(file.pages)  # walks along the chain of pages, whose last link must say that it is the last
+    file.filehandle.seek(file.pages.next_page_offset)
+    (further,) = struct.unpack(file.tiff.offsetformat, file.filehandle.read(file.tiff.offsetsize))
+    if further:
+        raise ValueError(f"after {num_pages} pages it names another one at byte {further}, and there is none")
 
 
 def _imagej_channels(about: dict[str, Any], num_channels: int) -> list[str] | None:
     labels = about.get("Labels")
-    labels = [labels] if isinstance(labels, str) else labels
-    return (
-        [str(label) for label in labels] if labels and len(labels) == num_channels and len(set(labels)) == len(labels) else None
-    )
+    labels = [str(label) for label in ([labels] if isinstance(labels, str) else labels or [])]
+    # Some programs repeat one label, such as the file's name, for every plane: that is no name of a channel.
+    return labels if all(labels) and len(labels) == num_channels and len(set(labels)) > min(1, num_channels - 1) else None
 
 
 def _describe_ome(image: ImageFile, xml: str) -> None:
@@ -156,7 +230,7 @@ def _npy(path: Path) -> ImageFile:
 def _picture(path: Path) -> ImageFile:
     with Image.open(path, formats=["PNG", "JPEG"]) as picture:
         array = np.asarray(picture)  # of a palette, the indices: they are the labels of a mask
-    return ImageFile(path, array, "YXC"[: array.ndim])
+    return ImageFile(path, array, "YXC"[: array.ndim], is_rgb=array.ndim == 3)
 
 
 def _zarr(path: Path) -> ImageFile:
@@ -187,3 +261,6 @@ def _ngff(group: zarr.Group) -> dict[str, Any]:
     """Return the NGFF metadata of a group: below "ome" since version 0.5."""
     about = dict(group.attrs)
     return about.get("ome", about)
+
+
+OPENERS = {".tif": _tiff, ".tiff": _tiff, ".npy": _npy, ".png": _picture, ".jpg": _picture, ".jpeg": _picture}

@@ -12,16 +12,15 @@ An OME-Zarr plate is named by its folder: its wells and fields are taken from it
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from microlatent.data.image_files import ImageFile, is_zarr, open_image, plate_fields
+from microlatent.data.image_files import ImageFile, open_image, plate_fields
+from microlatent.data.paths import NUMBER, TEXT, matches, natural, nothing_found
 
-FIELDS = {"well": r"[^/]+?", "site": r"[^/]+?", "row": r"[^/]+?", "column": r"[^/]+?", "frame": r"\d+", "channel": r"[^/]+?"}
+FIELDS = {"well": TEXT, "site": TEXT, "row": TEXT, "column": TEXT, "frame": NUMBER, "channel": TEXT}
 
 
 @dataclass
@@ -117,7 +116,7 @@ def find_fields(
         raise FileNotFoundError(f"data.root is {root}, but there is no such folder. Give the folder above the images and masks.")
     groups: dict[tuple[str, str], dict[tuple[int, str], Path]] = {}
     numbered, num_found = "{frame}" in pattern, 0
-    for path, found in sorted(_matches(root, pattern, key), key=lambda match: natural(str(match[0]))):
+    for path, found in matches(root, pattern, key, FIELDS):
         for well_of, site_of, image in (plate_fields(path) if path.is_dir() else []) or [(None, None, path)]:
             name = found.get("well") or found.get("row", "") + found.get("column", "") or well_of or well
             place = found.get("site") or site_of or site
@@ -132,13 +131,7 @@ def find_fields(
             group[number, channel] = image
             num_found += 1
     if not groups:
-        there = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-        some = ", ".join(there[:: max(1, len(there) // 4)][:4])
-        raise FileNotFoundError(
-            f"{key}={pattern!r} matches nothing below {root}. It holds {len(there)} files"
-            + (f", such as {some}" if there else "")
-            + f". Write the pattern with {', '.join('{' + name + '}' for name in FIELDS)} and *."
-        )
+        raise nothing_found(root, pattern, key, FIELDS)
     return {name: _field(*name, groups[name], numbered) for name in sorted(groups, key=lambda name: natural("/".join(name)))}
 
 
@@ -165,7 +158,8 @@ def _field(well: str, site: str, group: dict[tuple[int, str], Path], numbered: b
                 f"for one frame. Name one file per site, or put {{site}} where the paths differ."
             )
         files = {t: [(path, t) for path, _ in files[numbers[0]]] for t in range(num_frames)}
-    channels = names if names != [""] else first.channels
+    said = first.channels if len(set(first.channels or [])) == len(first.channels or []) else None  # doubled names name nothing
+    channels = names if names != [""] else said
     result = FieldOfView(
         **{"well": well, "site": site, "files": files, "channels": channels, "shape_px": shapes[0][2:]},
         **{"num_channels": sum(shape[1] for shape in shapes), "numbered": numbered or num_frames > 1, "pages": pages},
@@ -243,62 +237,6 @@ def _common_frames(images: FieldOfView, masks: FieldOfView, offset: int | None) 
     return frames
 
 
-def natural(text: str) -> list[tuple[bool, int, str]]:
-    """Return a sort key that puts t9 before t10."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", text) if part]
-
-
 def _list(fields: dict[tuple[str, str], FieldOfView]) -> str:
     names = [site for _, site in fields]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _matches(root: Path, pattern: str, key: str) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yield the files and zarr folders below ``root`` whose path matches, with the fields read from it."""
-    unknown = set(re.findall(r"{(.*?)}", pattern)) - set(FIELDS)
-    if unknown or pattern.startswith(("/", "..")):
-        what = f"the field {{{min(unknown)}}}" if unknown else "a path outside data.root"
-        raise ValueError(
-            f"{key}={pattern!r} has {what}, but knows {', '.join('{' + name + '}' for name in FIELDS)} and * below data.root. "
-            f"Write * for text that means nothing, and a path relative to data.root."
-        )
-    segments = [_regex(segment) for segment in pattern.split("/")]
-    yield from _descend(root, pattern.split("/"), segments, {})
-
-
-def _regex(segment: str) -> re.Pattern[str]:
-    """Return the expression of one step of a path; a field that comes again must have the same text."""
-    parts, seen = [], set()
-    for part in re.split(r"({\w+}|\*)", segment):
-        name = part[1:-1]
-        if part == "*":
-            parts.append("[^/]*")
-        elif part.startswith("{") and name in FIELDS:
-            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{FIELDS[name]})")
-            seen.add(name)
-        else:
-            parts.append(re.escape(part))
-    return re.compile("".join(parts))
-
-
-def _descend(folder: Path, names: list[str], steps: list[re.Pattern[str]], found: dict[str, str]) -> Iterator[tuple[Path, dict]]:
-    """Match one step of the pattern against the names in a folder; hidden names are passed over."""
-    if names[0] == "**":
-        yield from _descend(folder, names[1:], steps[1:], found) if len(names) > 1 else ()
-    try:
-        there = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "zarr.json")
-    except PermissionError as error:
-        raise PermissionError(f"The folder {folder} cannot be read ({error.strerror}). Ask for the right to read it.") from error
-    for path in there:
-        if names[0] == "**":
-            if path.is_dir() and not is_zarr(path):
-                yield from _descend(path, names, steps, found)
-            continue
-        match = steps[0].fullmatch(path.name)
-        if not match or any(found.get(name, value) != value for name, value in match.groupdict().items()):
-            continue
-        fields = found | match.groupdict()
-        if len(steps) > 1 and path.is_dir():
-            yield from _descend(path, names[1:], steps[1:], fields)
-        elif len(steps) == 1 and (path.is_file() or is_zarr(path)):
-            yield path, fields

@@ -1,7 +1,8 @@
 """The latents table of ``task=process``: find it, read it without loading it, join it back to its stores.
 
-AnnData ``.h5ad``: ``X`` (N, D) latents before the quantiser, ``obsm["after"]``, ``obs`` one row per patch with the columns of
-the store's table, ``row`` (index in the store), ``store`` (its path) and ``part`` (train, val, test or empty).
+AnnData ``.h5ad``: ``X`` (N, D) the model's latents (before a quantiser, posterior means), ``obsm`` others, ``obs`` one row per
+patch with the columns of the store's table, ``row`` (index in the store), ``store`` (its path), ``part`` (train, val, test or
+empty) and ``group`` (the trajectory, the subject: what is independent of the other groups).
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 from microlatent.data import pickles
-from microlatent.data.store import Store
+from microlatent.data.store import Moments, Store
 from microlatent.files import atomic
 from microlatent.schemas import Settings
 
-NEEDED = ("row", "store", "well", "frame", "label", "trajectory")
+NEEDED = ("row", "store", "key", "group")
 
 
 def open_latents(settings: Settings, task: str) -> Latents:
@@ -42,7 +43,7 @@ def open_latents(settings: Settings, task: str) -> Latents:
         )
     path = Path(latents) if latents is not None else Path(run) / "process" / "latents.h5ad"
     if not path.is_file():
-        remedy = f"python infer.py task=process data=wells run={run or '<run>'}"
+        remedy = f"python infer.py task=process run={run or '<run>'}"
         raise FileNotFoundError(
             f"There are no latents at {path} (from {'task.latents' if latents else 'run'}). Make them first with: {remedy}"
         )
@@ -109,6 +110,7 @@ class Latents:
                 f"{len(store)} patches, one row of latents each. Assemble the well from the files the latents were made from."
             )
         obs = store.table.assign(row=np.arange(len(store)), store=str(store.path), part="")
+        obs["group"] = obs["well"] + "/" + obs["label"].astype(str)
         obs.index = obs["well"] + "/" + obs["site"] + "/" + obs["frame"].astype(str) + "_" + obs["cell_id"].astype(str)
         return cls(path, obs, np.asarray(x, np.float32))
 
@@ -151,8 +153,21 @@ class Latents:
         processed = self.birth.get("process", {}).get("task", {})
         return trained.get("channels"), processed.get("normalise") or trained.get("normalise") or "dataset"
 
+    def require(self, columns: tuple[str, ...], task: str, instead: str) -> None:
+        """Refuse a table of another kind of data than a task is for."""
+        missing = [name for name in columns if name not in self.obs]
+        if missing:
+            raise ValueError(
+                f"task={task} needs the columns {', '.join(columns)}, but {self.path} has no {', '.join(missing)}: it was "
+                f"made of another kind of data. {instead}"
+            )
+
+    def groups(self) -> np.ndarray:
+        """Return a number for the independent group (trajectory, subject) of each patch (N,)."""
+        return np.unique(self.obs["group"].astype(str), return_inverse=True)[1]
+
     def cells(self) -> np.ndarray:
-        """Return a number for the trajectory of each patch, over all stores (N,); patches of none have their own."""
+        """Return a number for the raw trajectory of each patch of wells, over all stores (N,); patches of none have their own."""
         pairs = self.obs["store"].astype(str) + "\0" + self.obs["label"].astype(str)
         return np.unique(pairs, return_inverse=True)[1]
 
@@ -187,18 +202,14 @@ class Patches:
             [self.stores[at].images[self.row[i], self.index[at]] for i, at in zip(rows, self.store_of[rows], strict=True)]
         ).astype(np.float32)
 
-    def moments(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean and standard deviation of each patch, each (n, C), without reading pixels."""
-        parts = [
-            np.array(
-                [
-                    self.stores[at].moments[kind][self.row[i], self.index[at]]
-                    for i, at in zip(rows, self.store_of[rows], strict=True)
-                ]
-            )
-            for kind in (0, 1)
-        ]
-        return parts[0], parts[1]
+    def moments(self, rows: np.ndarray) -> Moments:
+        """Return the moments of some patches, each (n, C), without reading pixels."""
+        out = Moments(*np.empty((len(Moments._fields), len(rows), len(self.channels))))
+        for number, store in enumerate(self.stores):
+            here = self.store_of[rows] == number
+            for part, values in zip(out, store.moments, strict=True):
+                part[here] = values[self.row[rows[here]]][:, self.index[number]]
+        return out
 
 
 def mapped(path: Path, data: Any) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,13 +14,18 @@ from microlatent import distributed
 from microlatent.data.augment import dihedral, draw
 from microlatent.data.batch import Batch
 from microlatent.data.normalise import Normaliser
-from microlatent.data.relations import RelationTable, reference_order
-from microlatent.data.split import Split
-from microlatent.data.store import Store
+from microlatent.data.relations import RelationTable
+from microlatent.data.split import PARTS, Split
+from microlatent.data.store import Moments, Store
+
+BLOCK = 256  # rows read at a time where all are needed
 
 
 class PatchSource:
-    """All patches of some stores.
+    """All patches of some stores; a system's own kind says which patches belong together.
+
+    ``levels`` are the groups that a split may hold out together (``data.split_by``), each by the columns that name it; ``unit``
+    is the one whose members are independent of each other's, over which statistics are taken.
 
     Parameters
     ----------
@@ -26,8 +33,6 @@ class PatchSource:
         Opened stores with the same patch shape.
     channels
         Names in the order the model sees them; None takes the first store's.
-    order
-        ``tracks``: whole trajectories, reshuffled each epoch; ``reference``: the wells reference's fixed order; ``random``.
     augment
         Random flips and quarter turns of training patches.
 
@@ -37,21 +42,23 @@ class PatchSource:
         A channel is absent, or the stores disagree.
     """
 
-    def __init__(self, stores: list[Store], channels: list[str] | None, *, order: str = "random", augment: bool = False) -> None:
-        self.stores, self.order, self.augment = stores, order, augment
+    levels: ClassVar[dict[str, tuple[str, ...]]] = {"patch": ("key",)}
+    unit: ClassVar[str] = "patch"
+
+    def __init__(self, stores: list[Store], channels: list[str] | None, *, augment: bool = False) -> None:
+        self.stores, self.augment = stores, augment
         self.channels = list(channels or stores[0].channels)
         self.channel_index = [self._find_channels(store) for store in stores]
         shapes = {store.images.shape[2:] for store in stores}
         if len(shapes) > 1 or len(shape := shapes.pop()) != 2 or shape[0] != shape[1]:
             found = ", ".join(f"{store.path.name}: {store.images.shape[2:]}" for store in stores)
-            raise ValueError(f"The stores' patches differ in size ({found}). Assemble them again with one task.patch_px.")
+            raise ValueError(f"The stores' patches differ in size ({found}). Assemble them again with one size.")
         self.patch_px = shape[0]
         self.starts = np.cumsum([0] + [len(store) for store in stores])
         self.table = pd.concat(
             [store.table.assign(row=np.arange(len(store)), store=str(store.path)) for store in stores], ignore_index=True
         )
-        columns = [(store.moments[0][:, index], store.moments[1][:, index]) for store, index in self._indexed()]
-        self.moments = tuple(np.concatenate(part) for part in zip(*columns, strict=True))
+        self.moments = Moments.join([store.moments.take((slice(None), index)) for store, index in self._indexed()])
         shifted = [store.relations + np.array([[start, start, 0]]) for store, start in zip(stores, self.starts, strict=False)]
         self.relations = RelationTable(np.concatenate(shifted), len(self))
         self.fingerprints = {store.path.name: store.fingerprint for store in stores}
@@ -84,27 +91,36 @@ class PatchSource:
 
     # ------------------------------------------------------------------------------------------- split, statistics
 
+    def names(self) -> pd.Series:
+        """Name of every row, the same in every table made from it."""
+        return self.table["key"]
+
     def groups(self, by: str) -> np.ndarray:
-        """Name of every row's group; the finest never tears a chain of related patches."""
-        if by == "well":
-            return self.table["well"].to_numpy().astype(object)
-        site = self.table["well"] + "/" + self.table["site"]
-        if by == "site":
-            return site.to_numpy().astype(object)
-        component = self.relations.components()
-        first = pd.Series(np.arange(len(self))).groupby(component).transform("first").to_numpy()
-        return (self.table["well"] + "/" + self.table["key"].map(lambda key: "/".join(key.split("/")[-2:]))).to_numpy()[first]
+        """Name of every row's group at one of the levels."""
+        first, *rest = self.levels[by]
+        name = self.table[first].astype(str)
+        for column in rest:
+            name = name + "/" + self.table[column].astype(str)
+        return name.to_numpy().astype(object)
 
     def use_split(self, split: Split) -> None:
-        """Set which rows are train and val."""
+        """Set which rows are train, val and test."""
         self.split = split
         parts = split.parts(self.groups(split.by)[self.rows["all"]])
-        self.rows |= {part: self.rows["all"][parts == part] for part in ("train", "val")}
+        self.rows |= {part: self.rows["all"][parts == part] for part in PARTS}
 
-    def fit_normaliser(self, mode: str) -> Normaliser:
+    def fit_normaliser(self, mode: str, cofactor: float | None = None, percentile: float | None = None) -> Normaliser:
         """Set the normalisation from the training rows."""
-        self.normaliser = Normaliser.fit(mode, self.channels, self.moments, self.rows["train"])
+        rows = self.rows["train"]
+        self.normaliser = Normaliser.fit(
+            mode, self.channels, self.moments.take(rows), lambda: self.blocks(rows), cofactor=cofactor, percentile=percentile
+        )
         return self.normaliser
+
+    def blocks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Read patches a block at a time, in the stores' dtype."""
+        for start in range(0, len(rows), BLOCK):
+            yield self.read(rows[start : start + BLOCK])
 
     # ----------------------------------------------------------------------------------------------------- batches
 
@@ -119,17 +135,8 @@ class PatchSource:
         return batches
 
     def _shuffled(self, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        if self.order == "random":
-            return random.permutation(len(rows))
-        if self.order == "reference":
-            place = np.full(len(self), -1)
-            place[rows] = np.arange(len(rows))
-            order = place[reference_order(self.relations, len(self))]
-            return order[order >= 0]
-        label = self.table["store"].to_numpy()[rows] + "\t" + self.table["label"].to_numpy()[rows].astype(str)
-        _, track = np.unique(label, return_inverse=True)
-        turn = random.permutation(track.max() + 1)
-        return np.lexsort([self.table["frame"].to_numpy()[rows], turn[track]])
+        """Order of the training rows in an epoch, as indices into ``rows``."""
+        return random.permutation(len(rows))
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return patches (n, C, Y, X) in the stores' dtype."""
@@ -201,8 +208,8 @@ class PatchSource:
         return Batch(x, index, codes, mask)
 
 
-def open_stores(folder: Path, names: list[str] | None) -> list[Store]:
-    """Open every store of a folder, or the named ones, in the order of their names.
+def open_stores(folder: Path, names: list[str] | None = None, key: str = "") -> list[Store]:
+    """Open every store of a folder, or those that the setting ``key`` names, in the order of their names.
 
     Raises
     ------
@@ -217,5 +224,5 @@ def open_stores(folder: Path, names: list[str] | None) -> list[Store]:
         )
     missing = [name for name in names or [] if name not in found]
     if missing:
-        raise FileNotFoundError(f"data.wells names {missing}, but {folder} holds {list(found)}.")
+        raise FileNotFoundError(f"{key} names {missing}, but {folder} holds {list(found)}.")
     return [Store.open(found[name]) for name in names or found]

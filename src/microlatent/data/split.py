@@ -1,4 +1,4 @@
-"""Training and validation parts that never share a group: a trajectory, a site, a well, a subject."""
+"""Training, validation and test parts that never share a group: a trajectory, a site, a well, a subject."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pandas as pd
 
 from microlatent.files import write_csv
 
+PARTS = ("train", "val", "test")
+
 
 class Split:
     """Which part each group belongs to; a file in the run, its hash in the checkpoint."""
@@ -18,27 +20,34 @@ class Split:
         self.by, self.groups = by, groups  # columns group, part, num_patches
 
     @classmethod
-    def draw(cls, by: str, group_of_row: np.ndarray, val_share: float, seed: int) -> Split:
-        """Draw whole groups for validation until they hold ``val_share`` of the rows.
+    def draw(cls, by: str, group_of_row: np.ndarray, val_share: float, test_share: float, seed: int) -> Split:
+        """Draw whole groups for validation, then for the test, until each part holds its share of the rows.
 
         The draw depends on the seed and on the names of the groups, not on their order in any file.
 
         Raises
         ------
         ValueError
-            There are too few groups to hold one out.
+            There are too few groups to hold some out.
         """
         names, counts = np.unique(group_of_row, return_counts=True)
-        if val_share > 0 and len(names) < 2:
+        shares = {"val": val_share, "test": test_share}
+        wanted = [part for part, share in shares.items() if share > 0]
+        if len(names) <= len(wanted):
             raise ValueError(
-                f"data.split_by={by} finds a single group ({names[0]}), so none can be held out for validation. "
-                "Use a finer split (data.split_by=trajectory), more data, or data.val_share=0."
+                f"data.split_by={by} finds {len(names)} group(s) ({', '.join(map(str, names))}), so none can be held out for "
+                f"{' and '.join(wanted)}. Use a finer data.split_by, more data, or "
+                + " and ".join(f"data.{part}_share=0" for part in wanted)
+                + "."
             )
         order = np.random.default_rng([seed, 1]).permutation(len(names))
-        taken = np.cumsum(counts[order]) - counts[order] < val_share * counts.sum()
-        num_val = min(int(taken.sum()), len(names) - 1)
-        part = np.full(len(names), "train", dtype=object)
-        part[order[:num_val]] = "val"
+        part, start = np.full(len(names), "train", dtype=object), 0
+        for place, name in enumerate(wanted):
+            left = counts[order[start:]]
+            taken = int((np.cumsum(left) - left < shares[name] * counts.sum()).sum())
+            end = min(start + taken, len(names) - len(wanted) + place)  # a group is left for every part that follows
+            part[order[start:end]] = name
+            start = end
         return cls(by, pd.DataFrame({"group": names, "part": part, "num_patches": counts}))
 
     @classmethod

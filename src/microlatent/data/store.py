@@ -1,14 +1,15 @@
 """One HDF5 file per well, subject or scan: patches ready to train, with the identity of every row.
 
-Layout of ``<well>.h5``::
+Layout of ``<name>.h5``::
 
     images                 (N, C, Y, X)  contiguous, uncompressed, camera dtype or float32
     masks                  (N, 1, Y, X)  uint8, enlarged cell masks, where they were asked for
-    table/<column>         (N,)          identity of each row: key, well, site, frame, cell_id, y_px, x_px, label, trajectory ...
-    relations              (M, 3)        int32 (row, row, code): 2 self or adjacent frames, 1 same trajectory; absent otherwise
+    table/<column>         (N,)          identity of each row: key, and what its kind of data has: well, site, frame, cell_id, label,
+                                         trajectory ...; subject, image, row_px, col_px ...
+    relations              (M, 3)        int32 (row, row, code): 2 self or adjacent frames, 1 same trajectory; or empty
     trajectories/{name,length}           every raw trajectory and its number of frames, with or without a patch
-    moments/{mean,std}     (N, C)        float64, of each patch: the statistics of any group follow from them
-    attributes             format, well, channels, pixel_um, patch_pixel_um, frame_min, fingerprint, origin
+    moments/{mean,std,low,high}  (N, C)  float64, of each patch: the statistics of any group follow from them
+    attributes             format, name, channels, pixel_um, patch_pixel_um, frame_min, fingerprint, origin
 
 Images are contiguous so that training maps them by their offset in the file (``numpy.memmap``), which is over a hundred
 times faster than h5py's fancy indexing, while every HDF5 tool reads the same file.
@@ -22,7 +23,7 @@ import os
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -30,16 +31,43 @@ import pandas as pd
 
 from microlatent.files import atomic
 
-FORMAT = 1
+FORMAT = 2
 COPY_BYTES = 1 << 24
+NO_RELATIONS = np.empty((0, 3), np.int32)
+
+
+class Moments(NamedTuple):
+    """What is known of every patch without its pixels, each (N, C) float64."""
+
+    mean: np.ndarray
+    std: np.ndarray  # population standard deviation
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, images: np.ndarray) -> Moments:
+        """Measure patches (n, C, Y, X)."""
+        flat = images.reshape(*images.shape[:2], -1)
+        low, high = flat.min(2).astype(np.float64), flat.max(2).astype(np.float64)
+        return cls(flat.mean(2, dtype=np.float64), flat.std(2, dtype=np.float64), low, high)
+
+    @classmethod
+    def join(cls, parts: list[Moments]) -> Moments:
+        """Put blocks of rows one after the other."""
+        return cls(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def take(self, rows: Any) -> Moments:
+        """Return some rows, or, by a tuple of indices, some rows and channels."""
+        return Moments(*(part[rows] for part in self))
 
 
 class Store:
     """Read an assembled store; images stay on disk until they are indexed.
 
     Attributes: ``images`` (N, C, Y, X) memory map, ``masks`` the same or None, ``table`` one row per patch, ``relations`` (M, 3),
-    ``trajectory_lengths`` frames of every raw trajectory, ``moments`` (mean, std) each (N, C), ``channels``, ``pixel_um`` of
-    the raw image, ``patch_pixel_um`` of the patches, ``frame_min`` (None where unknown), ``fingerprint``, ``origin``.
+    ``trajectory_lengths`` frames of every raw trajectory, ``moments`` of every patch, ``name`` of the well or subject,
+    ``channels``, ``pixel_um`` of the raw image, ``patch_pixel_um`` of the patches, ``frame_min`` (None where unknown),
+    ``fingerprint``, ``origin``.
     """
 
     @classmethod
@@ -68,6 +96,11 @@ class Store:
                         f"{self.path} has store format {file.attrs['format']}, but this version reads up to {FORMAT}. "
                         "Update microlatent or assemble the store again with this version."
                     )
+                if file.attrs["format"] < FORMAT:
+                    raise ValueError(
+                        f"{self.path} has store format {file.attrs['format']}, but this version reads {FORMAT}. "
+                        "Assemble it again from the raw files."
+                    )
                 self._read(file)
         except OSError as error:
             raise ValueError(f"{self.path} cannot be read as HDF5 ({error}). It may be cut short; assemble it again.") from error
@@ -76,7 +109,7 @@ class Store:
 
     def _read(self, file: h5py.File) -> None:
         attributes = file.attrs
-        self.well = str(attributes["well"])
+        self.name = str(attributes["name"])
         self.channels = list(json.loads(attributes["channels"]))
         self.pixel_um, self.patch_pixel_um, self.frame_min = (
             float(attributes[key]) if key in attributes else None for key in ("pixel_um", "patch_pixel_um", "frame_min")
@@ -92,7 +125,7 @@ class Store:
         self.relations = file["relations"][:]
         names, lengths = file["trajectories/name"].asstr()[:], file["trajectories/length"][:]
         self.trajectory_lengths = dict(zip(names, lengths.tolist(), strict=True))
-        self.moments = file["moments/mean"][:], file["moments/std"][:]
+        self.moments = Moments(*(file[f"moments/{part}"][:] for part in Moments._fields))
 
     def _map(self, data: h5py.Dataset) -> np.ndarray:
         offset = data.id.get_offset()
@@ -108,7 +141,7 @@ class Store:
         expected = fingerprint(self.table, self.moments, self.images.shape, self.channels)
         rows = np.unique(np.linspace(0, len(self) - 1, 16).astype(int))
         means = np.stack([self.images[row].mean((1, 2), dtype=np.float64) for row in rows])
-        if expected != self.fingerprint or not np.allclose(means, self.moments[0][rows], rtol=1e-6, atol=1e-9):
+        if expected != self.fingerprint or not np.allclose(means, self.moments.mean[rows], rtol=1e-6, atol=1e-9):
             raise ValueError(
                 f"{self.path} was changed after it was assembled: its contents no longer match its fingerprint "
                 f"{self.fingerprint[:12]}. Assemble it again from {self.origin.get('root')}."
@@ -128,7 +161,7 @@ class StoreWriter:
     def __init__(self, path: str | Path, dtype: np.dtype) -> None:
         self.path, self.dtype = Path(path), np.dtype(dtype)
         self.tables: list[pd.DataFrame] = []
-        self.moments: list[tuple[np.ndarray, np.ndarray]] = []
+        self.moments: list[Moments] = []
         self.shape: tuple[int, ...] | None = None
         self.num_masks = 0
 
@@ -147,7 +180,7 @@ class StoreWriter:
         images = np.ascontiguousarray(images, self.dtype)
         self.shape = self.shape or images.shape[1:]
         assert images.shape[1:] == self.shape, (images.shape, self.shape)
-        self.moments.append((images.mean((2, 3), dtype=np.float64), images.std((2, 3), dtype=np.float64)))
+        self.moments.append(Moments.of(images))
         self.tables.append(table)
         self.pixels.write(images.data)
         if masks is not None:
@@ -162,12 +195,12 @@ class StoreWriter:
     def finish(
         self,
         table: pd.DataFrame,
-        relations: np.ndarray,
-        trajectory_lengths: dict[str, int],
         *,
-        well: str,
+        name: str,
         channels: list[str],
         origin: dict[str, Any],
+        relations: np.ndarray = NO_RELATIONS,
+        trajectory_lengths: dict[str, int] | None = None,
         pixel_um: float | None = None,
         patch_pixel_um: float | None = None,
         frame_min: float | None = None,
@@ -177,27 +210,28 @@ class StoreWriter:
         assert self.shape is not None
         assert len(channels) == self.shape[0], (channels, self.shape)
         assert self.num_masks in (0, num), (self.num_masks, num)
-        mean, std = (np.concatenate(part) for part in zip(*self.moments, strict=True))
+        moments, lengths = Moments.join(self.moments), trajectory_lengths or {}
         shape = (num, *self.shape)
-        digest = fingerprint(table, (mean, std), shape, channels)
+        digest = fingerprint(table, moments, shape, channels)
         with atomic(self.path) as temporary, h5py.File(temporary, "w") as file:
             self._copy(self.pixels, file.create_dataset("images", shape, self.dtype))
             if self.num_masks:
                 self._copy(self.mask_pixels, file.create_dataset("masks", (num, 1, *self.shape[1:]), np.uint8))
             columns = file.create_group("table")
             columns.attrs["order"] = list(table.columns)
-            for name in table.columns:
-                values = table[name].to_numpy()
-                columns[name] = values.astype(h5py.string_dtype()) if values.dtype.kind in "OUT" else values
+            for column in table.columns:
+                values = table[column].to_numpy()
+                columns[column] = values.astype(h5py.string_dtype()) if values.dtype.kind in "OUT" else values
             file["relations"] = relations.astype(np.int32)
-            file["trajectories/name"] = np.array(list(trajectory_lengths), dtype=h5py.string_dtype())
-            file["trajectories/length"] = np.array(list(trajectory_lengths.values()), np.int64)
-            file["moments/mean"], file["moments/std"] = mean, std
+            file["trajectories/name"] = np.array(list(lengths), dtype=h5py.string_dtype())
+            file["trajectories/length"] = np.array(list(lengths.values()), np.int64)
+            for part, values in moments._asdict().items():
+                file[f"moments/{part}"] = values
             numbers = {"pixel_um": pixel_um, "patch_pixel_um": patch_pixel_um, "frame_min": frame_min}
             file.attrs.update({key: value for key, value in numbers.items() if value is not None})
             file.attrs.update(
                 format=FORMAT,
-                well=well,
+                name=name,
                 channels=json.dumps(channels),
                 fingerprint=digest,
                 origin=json.dumps(origin, default=str),
@@ -215,7 +249,7 @@ class StoreWriter:
             target.write_direct(block, dest_sel=np.s_[start : start + count])
 
 
-def fingerprint(table: pd.DataFrame, moments: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...], channels: list[str]) -> str:
+def fingerprint(table: pd.DataFrame, moments: Moments, shape: tuple[int, ...], channels: list[str]) -> str:
     """Return a digest of the contents that costs no pass over the pixels: identity of the rows and moments of their patches."""
     digest = hashlib.blake2b(repr((tuple(shape), list(channels))).encode(), digest_size=16)
     for name in table.columns:

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
+import pandas as pd
+
+from microlatent.data import folders
+from microlatent.data.folders import origin_of, refuse_foreign, rehearsing
+from microlatent.data.relations import reference_order
 from microlatent.data.source import PatchSource, open_stores
 from microlatent.data.store import Store
 from microlatent.schemas import Settings, WellsConfig
 
+__all__ = [
+    "assembly_folder",
+    "open_source",
+    "origin_of",
+    "patches_folder",
+    "raw_folder",
+    "refuse_foreign",
+    "rehearsing",
+    "store_folder",
+]
+
 
 def raw_folder(config: WellsConfig, outputs: str) -> Path:
     """Return the folder of raw files; ``data.root=demo`` simulates the specimen there the first time."""
-    if config.root is None:
-        raise ValueError("data.root is not set. Name the folder of raw files, or data.root=demo for the simulated specimen.")
-    if config.root != "demo":
-        return Path(config.root)
-    from microlatent.data.simulate.wells import simulate
-
-    folder = Path(outputs) / "specimens" / "wells-demo"
-    simulate(folder, seed=0)
-    return folder
-
-
-@contextmanager
-def rehearsing(config: WellsConfig, outputs: str) -> Iterator[str]:
-    """Yield the outputs folder, a temporary one for the specimen: a rehearsal leaves nothing behind, not even that."""
-    if config.root != "demo":
-        yield outputs
-        return
-    with tempfile.TemporaryDirectory() as name:
-        yield name
+    return folders.raw_folder("wells", config, outputs)
 
 
 def assembly_folder(config: WellsConfig, outputs: str) -> Path:
@@ -60,47 +57,61 @@ def patches_folder(root: Path, outputs: str) -> Path:
 
 def store_folder(config: WellsConfig, outputs: str) -> Path:
     """Return the folder of the assembled stores, one file per well."""
-    if config.store:
-        return Path(config.store)
-    if config.root is None:
-        raise ValueError(
-            "Neither data.store nor data.root is set. Name the folder that was assembled: data.root=<raw files>, "
-            "or data.store=<folder of .h5 stores>."
-        )
-    name = config.root if config.root == "demo" else Path(config.root).resolve().name
-    return (Path(outputs) / "stores" / f"wells-{name}").absolute()
+    return folders.store_folder("wells", config, outputs)
 
 
-def origin_of(config: WellsConfig) -> str | None:
-    """Return what a store remembers as the folder that it was assembled from."""
-    return str(Path(config.root).resolve()) if config.root not in (None, "demo") else config.root
+class WellPatches(PatchSource):
+    """Patches of cells that move: a split never tears a trajectory, and an epoch may go through whole tracks.
 
-
-def refuse_foreign(stores: list[Store], config: WellsConfig) -> None:
-    """Refuse stores that were assembled from another folder of the same name.
-
-    Raises
-    ------
-    ValueError
-        A store's origin is not ``data.root``.
+    Parameters
+    ----------
+    order
+        ``tracks``: whole trajectories, reshuffled each epoch; ``reference``: DynaMorph's fixed order; ``random``.
     """
-    for store in stores:
-        if store.origin.get("data_root") != origin_of(config):
-            raise ValueError(
-                f"{store.path} was assembled from {store.origin.get('data_root')}, not from data.root={config.root}. Assemble "
-                "that folder (data.store=<folder> keeps both), or name the stores themselves with data.store."
-            )
+
+    levels: ClassVar = {"well": ("well",), "site": ("well", "site"), "trajectory": ()}
+    unit = "trajectory"
+
+    def __init__(self, stores: list[Store], channels: list[str] | None, *, order: str = "random", augment: bool = False) -> None:
+        super().__init__(stores, channels, augment=augment)
+        self.order = order
+
+    def names(self) -> pd.Series:
+        """Well, site, frame and cell."""
+        table = self.table
+        return table["well"] + "/" + table["site"] + "/" + table["frame"].astype(str) + "_" + table["cell_id"].astype(str)
+
+    def groups(self, by: str) -> np.ndarray:
+        """Name of every row's group; the finest never tears a chain of related patches."""
+        if by != "trajectory":
+            return super().groups(by)
+        component = self.relations.components()
+        first = pd.Series(np.arange(len(self))).groupby(component).transform("first").to_numpy()
+        return (self.table["well"] + "/" + self.table["key"].map(lambda key: "/".join(key.split("/")[-2:]))).to_numpy()[first]
+
+    def _shuffled(self, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        if self.order == "random":
+            return super()._shuffled(rows, random)
+        if self.order == "reference":
+            place = np.full(len(self), -1)
+            place[rows] = np.arange(len(rows))
+            order = place[reference_order(self.relations, len(self))]
+            return order[order >= 0]
+        label = self.table["store"].to_numpy()[rows] + "\t" + self.table["label"].to_numpy()[rows].astype(str)
+        _, track = np.unique(label, return_inverse=True)
+        turn = random.permutation(track.max() + 1)
+        return np.lexsort([self.table["frame"].to_numpy()[rows], turn[track]])
 
 
-def open_source(settings: Settings) -> PatchSource:
+def open_source(settings: Settings) -> WellPatches:
     """Open the stores of the chosen wells as one source of patches."""
     config: WellsConfig = settings.data
     folder = store_folder(config, settings.outputs)
-    stores = open_stores(folder, config.wells)
+    stores = open_stores(folder, config.wells, "data.wells")
     if config.store is None:
         refuse_foreign(stores, config)
         config.store = str(folder)  # what stands on this run finds it from anywhere
-    source = PatchSource(stores, config.channels, order=config.order, augment=config.augment)
+    source = WellPatches(stores, config.channels, order=config.order, augment=config.augment)
     if config.sites:
         source.keep_only("site", config.sites, "data.sites")
     return source

@@ -186,10 +186,10 @@ def draw_exemplars(
     latents: Latents, patches: Patches, scores: np.ndarray, ratio: np.ndarray, settings: Settings, folder: Path
 ) -> tuple[pd.DataFrame, list[Path]]:
     """Draw mean patches and galleries of the first components; the table names every patch of the galleries."""
-    task, cells = settings.task, latents.cells()
+    task, groups = settings.task, latents.groups()
     held = list(range(min(task.max_components_shown, scores.shape[1])))
     chosen = [
-        components.exemplars(scores, component, held, task.quantiles, task.num_exemplars, cells, seed=settings.seed)
+        components.exemplars(scores, component, held, task.quantiles, task.num_exemplars, groups, seed=settings.seed)
         for component in held
     ]
     means = np.stack([[mean_patch(patches, rows) for rows in one.members] for one in track(chosen, "Averaging patches")])
@@ -231,16 +231,16 @@ def mean_patch(patches: Patches, rows: np.ndarray) -> np.ndarray:
 
 def run_probes(latents: Latents, patches: Patches, train: np.ndarray, columns: list[str], settings: Settings) -> pd.DataFrame:
     """Read each column out of latents and of pixels, both reduced to the same width, on trajectories held out."""
-    cells, width = latents.cells(), settings.task.probe_components
+    every, width = latents.groups(), settings.task.probe_components
     if not columns:
         return pd.DataFrame()
-    if len(np.unique(cells)) < NUM_FOLDS:
-        log.warning(f"Probes were left out: they need at least {NUM_FOLDS} trajectories, but there are {len(np.unique(cells))}.")
+    if len(np.unique(every)) < NUM_FOLDS:
+        log.warning(f"Probes were left out: they need at least {NUM_FOLDS} trajectories, but there are {len(np.unique(every))}.")
         return pd.DataFrame()
     rows = np.arange(len(latents))
     if len(rows) > PROBE_ROWS:
         rows = np.sort(np.random.default_rng(settings.seed).choice(rows, PROBE_ROWS, replace=False))
-    groups = cells[rows]
+    groups = every[rows]
     latent = probe.reduce(np.asarray(latents.x[rows]), groups, width, NUM_FOLDS, settings.seed)
     pixels = probe.reduce(pixel_features(patches, rows, train, latents.model_input()[1]), groups, width, NUM_FOLDS, settings.seed)
     records = []
@@ -266,9 +266,9 @@ def run_probes(latents: Latents, patches: Patches, train: np.ndarray, columns: l
 
 def pixel_features(patches: Patches, rows: np.ndarray, train: np.ndarray, normalise: str) -> np.ndarray:
     """Return normalised patches averaged down to about 32 pixels a side (n, C * side * side), float32."""
-    mean, std = patches.moments(rows)
+    mean, std, *_ = patches.moments(rows)
     if normalise != "patch":  # one scale for each channel, from the training part, as the model saw it
-        mean, std = patches.moments(train)
+        mean, std, *_ = patches.moments(train)
         centre = mean.mean(0)
         mean, std = centre[None], np.sqrt((std**2 + (mean - centre) ** 2).mean(0))[None]
     std = np.where(std > 0, std, 1.0)

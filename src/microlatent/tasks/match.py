@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NEEDED = ("well", "site", "frame", "label", "trajectory")
 MAX_WELLS_DRAWN = 4
 MAX_FRAMES_DRAWN = 10
 
@@ -43,14 +44,15 @@ class Well(NamedTuple):
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Match every trajectory of the table, compare step sizes with random pairs, write tables and figures."""
     latents = open_latents(settings, "match")
+    latents.require(NEEDED, "match", "Only data=wells has trajectories; try task=embed or task=cluster.")
     wells = [match_well(latents, *found, settings.task.min_found) for found in latents.stores(settings.data.store)]
     num_raw, num_matched = (
         sum(len(part) for part in parts) for parts in zip(*((w.lengths, w.matched) for w in wells), strict=True)
     )
-    write_json({well.store.well: well.matched for well in wells}, out / "trajectories.json")
+    write_json({well.store.name: well.matched for well in wells}, out / "trajectories.json")
     if settings.task.reference_files:
         for well in wells:
-            write_pickle(well.matched, out / f"{well.store.well}_trajectories.pkl")
+            write_pickle(well.matched, out / f"{well.store.name}_trajectories.pkl")
     log.info(f"{num_matched} of {num_raw} trajectories have a patch in more than {settings.task.min_found:.0%} of their frames.")
     if not num_matched:
         log.warning("No trajectory was matched. Lower task.min_found, or see in the store why patches are missing.")
@@ -83,10 +85,11 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     from microlatent.run import Rehearsal
 
     latents = open_latents(settings, "match")
+    latents.require(NEEDED, "match", "Only data=wells has trajectories; try task=embed or task=cluster.")
     stores = [store for store, _ in latents.stores(settings.data.store)]
     writes = [out / "trajectories.json", *(out / "tables" / f"{name}.csv" for name in ("trajectories", "steps", "msd"))]
     if settings.task.reference_files:
-        writes += [out / f"{store.well}_trajectories.pkl" for store in stores]
+        writes += [out / f"{store.name}_trajectories.pkl" for store in stores]
     writes += [out / "figures" / f"{name}.png" for name in ("tracks", "steps", "msd")]
     writes += [out / "figures" / f"strips_{figures.file_word(name)}.png" for name in stores[0].channels]
     return Rehearsal(
@@ -139,7 +142,7 @@ def motion_table(latents: Latents, wells: list[Well], settings: Settings) -> pd.
     for well, scale in zip(wells, scales(wells, settings), strict=True):
         table = trajectories.motion(well.tracks, frame, centre, latents.x, *scale)
         if len(table):
-            table.insert(0, "well", well.store.well)
+            table.insert(0, "well", well.store.name)
             table.insert(2, "site", table["trajectory"].str.rsplit("/", n=1).str[0])
             table.insert(4, "num_frames_raw", table["trajectory"].map(well.lengths))
         parts.append(table)
@@ -153,7 +156,7 @@ def pooled_displacement(latents: Latents, wells: list[Well], settings: Settings)
     known = scales(wells, settings)
     for well, (pixel_um, _) in zip(wells, known, strict=True):
         centre[well.rows] *= pixel_um or 1.0
-        tracks |= {f"{well.store.well}/{name}": rows for name, rows in well.tracks.items()}
+        tracks |= {f"{well.store.name}/{name}": rows for name, rows in well.tracks.items()}
     same_interval = len({minutes for _, minutes in known}) == 1
     frame_min = known[0][1] if same_interval else None
     result = trajectories.mean_squared_displacement(
@@ -220,7 +223,7 @@ def choose_examples(wells: list[Well], count: int, seed: int) -> list[tuple[Well
     turns = [
         (well, names[turn]) for turn in range(count) for well, names in zip(wells, longest, strict=True) if turn < len(names)
     ]
-    return sorted(turns[:count], key=lambda pair: pair[0].store.well)
+    return sorted(turns[:count], key=lambda pair: pair[0].store.name)
 
 
 def panel(
@@ -237,7 +240,7 @@ def panel(
         if name.rsplit("/", 1)[0] == site and len(rows) > 1 and np.isfinite(centre[rows]).all()
     }
     return drawing.Panel(
-        title=f"well {well.store.well}, {site}",
+        title=f"well {well.store.name}, {site}",
         paths=[centre[rows][:, ::-1] * (scale[0] or 1.0) for rows in drawn.values()],
         times=[frame[rows] * (scale[1] or 1.0) for rows in drawn.values()],
         numbers=[numbers.get(name, "") for name in drawn],

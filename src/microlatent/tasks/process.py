@@ -12,12 +12,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from microlatent import config
 from microlatent.data.source import PatchSource
+from microlatent.data.split import PARTS
 from microlatent.device import choose_device
-from microlatent.experiment import load_trained
+from microlatent.experiment import Trained, load_trained
 from microlatent.files import atomic, write_pickle
 from microlatent.progress import track
 from microlatent.run import Rehearsal
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Stream the stores through the encoder and write ``latents.h5ad``; memory does not grow with the number of patches."""
     device = choose_device(settings.trainer.device)
-    source, model, born = load_trained(settings, device)
+    source, trained = load_trained(settings, device)
     rows = source.rows["all"]
     started = time.perf_counter()
     with atomic(out / "latents.h5ad") as temporary:
-        write_latents(temporary, source, rows, model, settings, device, born)
+        write_latents(temporary, source, rows, trained, settings, device)
     seconds = time.perf_counter() - started
     if settings.task.reference_files:
         _write_reference_files(out, source, rows)
@@ -56,7 +56,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
 
 @torch.no_grad()
 def write_latents(
-    path: Path, source: PatchSource, rows: np.ndarray, model: nn.Module, settings: Settings, device: torch.device, born: dict
+    path: Path, source: PatchSource, rows: np.ndarray, trained: Trained, settings: Settings, device: torch.device
 ) -> None:
     """Write the AnnData file block by block: ``X`` and ``obsm`` contiguous, ``obs`` the identity of every patch."""
     from anndata import AnnData
@@ -64,9 +64,8 @@ def write_latents(
 
     task, names = settings.task, None
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.trainer.precision == "bf16")
-    AnnData(
-        obs=_identity(source, rows), uns={"birth": json.dumps(born | {"process": config.plain(settings)}, default=str)}
-    ).write_h5ad(path)
+    born = json.dumps(trained.birth | {"process": config.plain(settings)}, default=str)
+    AnnData(obs=_identity(source, rows), uns={"birth": born}).write_h5ad(path)
     with h5py.File(path, "a") as file:
         if "X" in file:
             del file["X"]
@@ -74,7 +73,7 @@ def write_latents(
             here = rows[start : start + task.batch_size]
             batch = source.batch(here, device, channels_last=settings.trainer.channels_last)
             with autocast:
-                latents = model.encode(batch.x, task.norm)
+                latents = trained.model.encode(batch.x, task.norm)
             if names is None:
                 names = list(latents)
                 for number, name in enumerate(names):
@@ -92,11 +91,10 @@ def write_latents(
 
 def _identity(source: PatchSource, rows: np.ndarray) -> pd.DataFrame:
     part = np.full(len(source), "", dtype=object)
-    for name in ("train", "val"):
+    for name in PARTS:
         part[source.rows[name]] = name
-    table = source.table.assign(part=part).iloc[rows]
-    cell = table["frame"].astype(str) + "_" + table["cell_id"].astype(str)
-    return table.set_index((table["well"] + "/" + table["site"] + "/" + cell).rename("patch"))
+    table = source.table.assign(part=part, group=source.groups(source.unit)).iloc[rows]
+    return table.set_index(source.names().iloc[rows].rename("patch"))
 
 
 def _write_reference_files(out: Path, source: PatchSource, rows: np.ndarray) -> None:
@@ -120,12 +118,12 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     import psutil
 
     device = choose_device(settings.trainer.device)
-    source, model, _ = load_trained(settings, device)
+    source, trained = load_trained(settings, device)
     rows = source.rows["all"]
     batch = source.batch(rows[: settings.task.batch_size], device)
-    model.encode(batch.x, settings.task.norm)
+    trained.model.encode(batch.x, settings.task.norm)
     started = time.perf_counter()
-    width = sum(latent.shape[1] for latent in model.encode(batch.x, settings.task.norm).values())
+    width = sum(latent.shape[1] for latent in trained.model.encode(batch.x, settings.task.norm).values())
     seconds = (time.perf_counter() - started) / len(batch.x) * len(rows)
     return Rehearsal(
         reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores],

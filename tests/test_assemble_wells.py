@@ -13,14 +13,15 @@ from microlatent.data.store import Store
 from microlatent.data.well_files import find_wells
 from microlatent.data.wells import assembly_folder, refuse_foreign
 from microlatent.files import write_json, write_pickle
-from microlatent.schemas import AssembleConfig, Settings, WellsConfig
-from microlatent.tasks.assemble import _refuse_foreign, assemble
+from microlatent.schemas import AssembleWellsConfig, Settings, WellsConfig
+from microlatent.data.folders import refuse_overwrite
+from microlatent.tasks.assemble_wells import assemble
 
 
 def settings_for(root: Path, store: Path, task: dict | None = None, **data: object) -> Settings:
     names = data.pop("channel_names", ["phase", "retardance"])
     config = WellsConfig(name="wells", root=str(root), store=str(store), channel_names=names, **data)
-    return Settings(data=config, task=AssembleConfig(name="assemble", **(task or {})))
+    return Settings(data=config, task=AssembleWellsConfig(name="assemble", **(task or {})))
 
 
 def assembled(root: Path, out: Path, well: str = "A1", task: dict | None = None, **data: object) -> Store:
@@ -165,7 +166,7 @@ def test_store_of_another_root_is_neither_replaced_nor_trained_on(golden_folder,
     store = assembled(golden_folder / "wells" / "supp", tmp_path / "stores")
     settings = settings_for(raw_copy, tmp_path / "stores")
     with pytest.raises(ValueError, match=r"task\.overwrite=true"):
-        _refuse_foreign(store.path, settings)
+        refuse_overwrite(store.path, settings.data, settings.task.overwrite)
     with pytest.raises(ValueError, match=r"was assembled from .*, not from data\.root="):
         refuse_foreign([store], settings.data)
 

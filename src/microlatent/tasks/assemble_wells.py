@@ -1,4 +1,4 @@
-"""``infer.py task=assemble``: the raw files of each well to one store, streaming frame by frame."""
+"""``infer.py task=assemble data=wells``: the raw files of each well to one store, streaming frame by frame."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from torch.nn.functional import interpolate
 
 from microlatent import provenance
 from microlatent.config import plain
+from microlatent.data.folders import refuse_overwrite
 from microlatent.data.relations import label, relate
-from microlatent.data.store import Store, StoreWriter
+from microlatent.data.store import StoreWriter
 from microlatent.data.well_files import RawFrame, RawWell, find_wells
 from microlatent.data.wells import assembly_folder, origin_of, rehearsing, store_folder
 from microlatent.files import write_csv, write_pickle
 from microlatent.progress import track
 from microlatent.run import Rehearsal
-from microlatent.schemas import AssembleConfig, Settings
+from microlatent.schemas import AssembleWellsConfig, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     summary = []
     for well in find_wells(root, settings.data.wells, settings.data.sites, settings.data.channel_names):
         path = folder / f"{well.name}.h5"
-        _refuse_foreign(path, settings)
+        refuse_overwrite(path, settings.data, settings.task.overwrite)
         facts = assemble(well, path, root, settings, out)
         logger.info(
             "%s: %d patches of %d channels, %d trajectories -> %s",
@@ -76,7 +77,7 @@ def assemble(well: RawWell, path: Path, root: Path, settings: Settings, out: Pat
         return _assemble(well, path, root, settings, out, names, channels, np.dtype(np.float32))
 
 
-def _dtype(well: RawWell, task: AssembleConfig) -> np.dtype:
+def _dtype(well: RawWell, task: AssembleWellsConfig) -> np.dtype:
     if task.dtype != "auto":
         return np.dtype(task.dtype)
     if well.window_px != task.patch_px:
@@ -127,9 +128,9 @@ def _assemble(
         pixel_um = data.pixel_um or well.pixel_um
         writer.finish(
             table,
-            relations,
-            lengths,
-            well=well.name,
+            name=well.name,
+            relations=relations,
+            trajectory_lengths=lengths,
             channels=names,
             pixel_um=pixel_um,
             frame_min=data.frame_min or well.frame_min,
@@ -164,7 +165,7 @@ def resample(images: np.ndarray, side: int) -> np.ndarray:
     return interpolate(torch.from_numpy(working), (side, side), mode="bilinear", align_corners=False).numpy()
 
 
-def _rounded(images: np.ndarray, dtype: np.dtype, task: AssembleConfig, rounding: list[float]) -> np.ndarray:
+def _rounded(images: np.ndarray, dtype: np.dtype, task: AssembleWellsConfig, rounding: list[float]) -> np.ndarray:
     if images.dtype == dtype:
         return images
     limit = np.iinfo(dtype).max
@@ -183,7 +184,7 @@ def _rounded(images: np.ndarray, dtype: np.dtype, task: AssembleConfig, rounding
     return whole.astype(dtype)
 
 
-def _masks(frame: RawFrame, task: AssembleConfig, good: np.ndarray) -> np.ndarray | None:
+def _masks(frame: RawFrame, task: AssembleWellsConfig, good: np.ndarray) -> np.ndarray | None:
     if frame.masks is None:
         return None
     return (resample(frame.masks[good].astype(np.float32), task.patch_px) >= 0.5).astype(np.uint8)
@@ -239,21 +240,6 @@ def write_reference_files(folder: Path, well: str, patches: np.ndarray, table: p
     write_pickle(table["label"].to_numpy(np.int32), folder / f"{well}_static_patches_labels.pkl")
 
 
-def _refuse_foreign(path: Path, settings: Settings) -> None:
-    """Do not replace a store of other raw files unless that was asked for."""
-    if not path.is_file() or settings.task.overwrite:
-        return
-    try:
-        store = Store.open(path)
-    except ValueError:
-        return  # a broken store protects nothing
-    if store.origin.get("data_root") != origin_of(settings.data):
-        raise ValueError(
-            f"{path} was assembled from {store.origin.get('data_root')}, not from data.root={settings.data.root}. Name another "
-            "folder with data.store=..., or replace it with task.overwrite=true."
-        )
-
-
 def rehearse(settings: Settings, out: Path) -> Rehearsal:
     """Open the raw files of every well and estimate the stores."""
     with rehearsing(settings.data, settings.outputs) as outputs:
@@ -279,5 +265,5 @@ def _rehearse(settings: Settings, root: Path) -> Rehearsal:
         said.disk_mb += 2 * patches * patch_mb  # the pixels stand twice until the store is renamed
         said.memory_mb = max(said.memory_mb, 200 + 4 * frame.images.nbytes / 1e6)
         said.seconds = (said.seconds or 0) + patches / 2000
-        _refuse_foreign(folder / f"{well.name}.h5", settings)
+        refuse_overwrite(folder / f"{well.name}.h5", settings.data, task.overwrite)
     return said

@@ -1,0 +1,92 @@
+"""Where raw files and stores lie, the same for every system: the specimen, the default folders, and whose store a store is.
+
+``system`` is the name of the data group (wells, partitions): of the specimen's module in ``data/simulate``, and the beginning
+of the folders' names.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from microlatent.data.store import Store
+
+
+def raw_folder(system: str, config: Any, outputs: str) -> Path:
+    """Return the folder of raw files; ``data.root=demo`` simulates the specimen there the first time."""
+    if config.root is None:
+        raise ValueError("data.root is not set. Name the folder of raw files, or data.root=demo for the simulated specimen.")
+    if config.root != "demo":
+        return Path(config.root)
+    folder = Path(outputs) / "specimens" / f"{system}-demo"
+    import_module(f"microlatent.data.simulate.{system}").simulate(folder, seed=0)
+    return folder
+
+
+@contextmanager
+def rehearsing(config: Any, outputs: str) -> Iterator[str]:
+    """Yield the outputs folder, a temporary one for the specimen: a rehearsal leaves nothing behind, not even that."""
+    if config.root != "demo":
+        yield outputs
+        return
+    with tempfile.TemporaryDirectory() as name:
+        yield name
+
+
+def store_folder(system: str, config: Any, outputs: str) -> Path:
+    """Return the folder of the assembled stores."""
+    if config.store:
+        return Path(config.store)
+    if config.root is None:
+        raise ValueError(
+            "Neither data.store nor data.root is set. Name the folder that was assembled: data.root=<raw files>, "
+            "or data.store=<folder of .h5 stores>."
+        )
+    name = config.root if config.root == "demo" else Path(config.root).resolve().name
+    return (Path(outputs) / "stores" / f"{system}-{name}").absolute()
+
+
+def origin_of(config: Any) -> str | None:
+    """Return what a store remembers as the folder that it was assembled from."""
+    return str(Path(config.root).resolve()) if config.root not in (None, "demo") else config.root
+
+
+def refuse_foreign(stores: list[Store], config: Any) -> None:
+    """Refuse stores that were assembled from another folder of the same name.
+
+    Raises
+    ------
+    ValueError
+        A store's origin is not ``data.root``.
+    """
+    for store in stores:
+        if store.origin.get("data_root") != origin_of(config):
+            raise ValueError(
+                f"{store.path} was assembled from {store.origin.get('data_root')}, not from data.root={config.root}. Assemble "
+                "that folder (data.store=<folder> keeps both), or name the stores themselves with data.store."
+            )
+
+
+def refuse_overwrite(path: Path, config: Any, overwrite: bool) -> None:
+    """Do not replace a store of other raw files unless that was asked for (``task.overwrite``).
+
+    Raises
+    ------
+    ValueError
+        The store at ``path`` was assembled from another folder than ``data.root``.
+    """
+    if not path.is_file() or overwrite:
+        return
+    try:
+        store = Store.open(path)
+    except ValueError:
+        return  # a broken store protects nothing
+    if store.origin.get("data_root") != origin_of(config):
+        raise ValueError(
+            f"{path} was assembled from {store.origin.get('data_root')}, not from data.root={config.root}. Name another "
+            "folder with data.store=..., or replace it with task.overwrite=true."
+        )

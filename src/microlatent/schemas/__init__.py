@@ -1,0 +1,52 @@
+"""Names, types, units, ranges and defaults of every setting; ``conf/`` holds values only.
+
+One dataclass per choice of a group. No heavy import here: ``train.py --help`` reads these files. Ranges and cross-checks
+stand in ``__post_init__`` and raise ``ValueError`` in the house pattern: the key and its value, what is allowed, what to do.
+"""
+
+from microlatent.schemas.checks import MISSING, at_least, one_of, within
+from microlatent.schemas.command import LoggerConfig, Settings, TrainerConfig
+from microlatent.schemas.data import MnistConfig, PartitionsConfig, WellsConfig
+from microlatent.schemas.model import AEConfig, VAEConfig, VQVAEConfig
+from microlatent.schemas.task import (
+    AssembleMnistConfig,
+    AssemblePartitionsConfig,
+    AssembleWellsConfig,
+    ClusterConfig,
+    EmbedConfig,
+    MapsConfig,
+    MatchConfig,
+    OutcomeConfig,
+    PatchConfig,
+    ProcessConfig,
+    ReconstructConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "MISSING",
+    "AEConfig",
+    "AssembleMnistConfig",
+    "AssemblePartitionsConfig",
+    "AssembleWellsConfig",
+    "ClusterConfig",
+    "EmbedConfig",
+    "LoggerConfig",
+    "MapsConfig",
+    "MatchConfig",
+    "MnistConfig",
+    "OutcomeConfig",
+    "PartitionsConfig",
+    "PatchConfig",
+    "ProcessConfig",
+    "ReconstructConfig",
+    "Settings",
+    "TrainConfig",
+    "TrainerConfig",
+    "VAEConfig",
+    "VQVAEConfig",
+    "WellsConfig",
+    "at_least",
+    "one_of",
+    "within",
+]

@@ -1,0 +1,27 @@
+"""Refusals that every schema uses: the key and its value, what is allowed, what to do."""
+
+from __future__ import annotations
+
+MISSING = "???"
+
+
+def at_least(key: str, value: float | None, low: float, *, strictly: bool = False) -> None:
+    """Refuse a number below ``low`` (or equal to it, if ``strictly``); None passes."""
+    if value is not None and not (low <= value < float("inf") and (value > low or not strictly)):
+        raise ValueError(f"{key} is {value}, but must be {'above' if strictly else 'at least'} {low}.")
+
+
+def within(key: str, value: float | None, low: float, high: float) -> None:
+    """Refuse a number outside the closed range; None passes."""
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"{key} is {value}, but must lie between {low} and {high}.")
+
+
+def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that is not in the list, naming the nearest one."""
+    if value not in allowed:
+        from difflib import get_close_matches
+
+        near = get_close_matches(value, allowed, n=1, cutoff=0.5)
+        hint = f" Did you mean {key}={near[0]}?" if near else ""
+        raise ValueError(f"{key} is {value!r}, but must be one of {', '.join(allowed)}.{hint}")

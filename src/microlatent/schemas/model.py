@@ -1,0 +1,108 @@
+"""Settings of the models: ``model=<name>``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from microlatent.schemas.checks import MISSING, at_least, one_of, within
+
+
+@dataclass(kw_only=True)
+class VQVAEConfig:
+    """Vector-quantised autoencoder of single-cell patches (``models/vqvae.py``)."""
+
+    name: str = MISSING
+    latent_dim: int = 16  # feature maps at the latent grid; the code's width
+    num_residual_hiddens: int = 32  # feature maps inside a residual layer
+    num_residual_layers: int = 2  # in the encoder's residual block
+    num_codes: int = 64  # entries of the codebook
+    commitment_weight: float = 0.25  # beta of van den Oord et al. 2017, eq. 3
+    weight_recon: float = 1.0  # of the mean squared error, in total
+    weight_commitment: float = 1.0  # of the quantiser's loss
+    weight_matching: float = 0.005  # of the matching loss over pairs of patches
+    matching: str = "mean"  # mean (current generation: hinge, mean over pairs), sum (paper generation), none
+    matching_adjacent: float = 1.1  # weight of pairs in adjacent frames (code 2) and of a patch with itself
+    matching_track: float = 0.1  # weight of other pairs of a track (code 1)
+    matching_unrelated: float = -0.5  # weight of unrelated pairs (code 0); mean generation only
+    matching_margin: float = 0.5  # mean generation: unrelated pairs further apart cost nothing
+    channel_var: list[float] | None = None  # divides the squared error per channel; default 1 for each
+    masked_loss: bool = False  # weight of pixels outside the cell's enlarged mask: 0.25
+    revive_dead_codes: bool = False  # replace codes unused for an epoch by encoder outputs
+
+    def __post_init__(self) -> None:
+        for key in ("latent_dim", "num_residual_hiddens", "num_codes"):
+            at_least(f"model.{key}", getattr(self, key), 1)
+        if self.latent_dim % 4:
+            raise ValueError(
+                f"model.latent_dim is {self.latent_dim}, but the decoder quarters it, so it must divide by 4. "
+                f"Try {max(4, self.latent_dim // 4 * 4)}."
+            )
+        at_least("model.num_residual_layers", self.num_residual_layers, 0)
+        for key in ("commitment_weight", "weight_recon", "weight_commitment", "weight_matching", "matching_margin"):
+            at_least(f"model.{key}", getattr(self, key), 0)
+        one_of("model.matching", self.matching, ("mean", "sum", "none"))
+
+
+@dataclass(kw_only=True)
+class AEConfig:
+    """Autoencoder of image partitions (``models/autoencoder.py``)."""
+
+    name: str = MISSING
+    family: str = "ae"  # ae or vae: the first half of the model's name, and a folder of partitions_all
+    likelihood: str = "gauss"  # bern or gauss: the second half, and what data.normalise becomes where it is not given
+    arch: str = "compact"  # compact; or 1 or 2, as the partitions reference built them
+    latent_dim: int | None = None  # default: 64 for compact, 1000 for 1 and 2
+    width: int = 24  # compact: feature maps of the first stage; later stages have more
+    dropout: float = 0.0  # share of the features that each training step leaves out
+
+    def __post_init__(self) -> None:
+        one_of("model.arch", self.arch, ("compact", "1", "2"))
+        if self.latent_dim is None:
+            self.latent_dim = 64 if self.arch == "compact" else 1000
+        at_least("model.latent_dim", self.latent_dim, 1)
+        at_least("model.width", self.width, 4)
+        within("model.dropout", self.dropout, 0.0, 0.9)
+        made_of = f"{self.family}_{self.likelihood}"
+        if self.name != made_of:
+            raise ValueError(
+                f"model.family={self.family} and model.likelihood={self.likelihood} contradict model={self.name}. Leave them out "
+                f"and choose model={made_of}."
+            )
+
+    @property
+    def normalise(self) -> str:
+        """What ``data.normalise`` is unless the user says otherwise."""
+        return self.likelihood
+
+    def refuse_normalisation(self, mode: str) -> None:
+        """Refuse a normalisation whose values this likelihood cannot describe."""
+        if (mode == "bern") != (self.likelihood == "bern"):
+            raise ValueError(
+                f"data.normalise={mode} does not fit model={self.name}: a Bernoulli likelihood describes zeros and ones, and only "
+                f"it does. Leave data.normalise out (it becomes {self.likelihood}), or choose "
+                f"model={self.family}_{'bern' if mode == 'bern' else 'gauss'}."
+            )
+        if self.arch != "compact" and mode not in ("bern", "gauss"):
+            raise ValueError(
+                f"data.normalise={mode} has negative values, but the output of model.arch={self.arch} is never negative. "
+                "Use data.normalise=gauss or model.arch=compact."
+            )
+
+
+@dataclass(kw_only=True)
+class VAEConfig(AEConfig):
+    """Variational autoencoder of image partitions (``models/autoencoder.py``)."""
+
+    family: str = "vae"  # ae or vae: the first half of the model's name, and a folder of partitions_all
+    beta: float = 1.0  # weight of the KL divergence; 1 is the evidence lower bound
+    kl_warmup_steps: int = 0  # beta rises linearly over these
+    full_var: bool = False  # gauss: a standard deviation for every pixel instead of one for the partition
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("model.beta", self.beta, 0)
+        at_least("model.kl_warmup_steps", self.kl_warmup_steps, 0)
+        if self.full_var and self.likelihood == "bern":
+            raise ValueError(
+                "model.full_var=true has no effect on a Bernoulli likelihood. Leave it out, or choose model=vae_gauss."
+            )
