@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from microlatent import checkpoint, config, resume, run, training
+from microlatent import checkpoint, config, evaluation, resume, run, training
 from microlatent.command import carry_out
 from microlatent.experiment import load_trained
 from microlatent.losses import Losses
@@ -260,8 +260,7 @@ def _parts(fit):
 def test_evaluation_leaves_weights_and_statistics_alone(fit):
     model, source, settings = _parts(fit)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=False)
-    first, second = (training.evaluate(model, source, settings, torch.device("cpu"), autocast, {}) for _ in range(2))
+    first, second = (evaluation.evaluate(settings, model, source, torch.device("cpu")) for _ in range(2))
     assert first == second
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

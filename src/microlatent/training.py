@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from microlatent import checkpoint, config, distributed
+from microlatent import checkpoint, config, distributed, evaluation
 from microlatent.data.batch import Batch
 from microlatent.data.source import PatchSource
+from microlatent.data.split import PARTS
 from microlatent.device import choose_device
-from microlatent.drawing import training as drawing
 from microlatent.experiment import birth, build_model, open_data, refuse_changed_data
 from microlatent.files import write_csv
 from microlatent.losses import Losses
@@ -57,6 +57,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     if saved:
         refuse_changed_data(saved, source)
     model = build_model(settings, source).to(device)
+    evaluation.refuse_likelihood(model, source, settings)
     if settings.init_from and not saved:
         path = Path(settings.init_from)
         path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
@@ -70,15 +71,18 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     if distributed.rank() == 0:
         RunFolder(out).describe(config.plain(settings) | {"resume": None}, born)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    parts = len(source.rows["train"]), len(source.rows["val"])
-    logger.info(
-        "%s: %d parameters; %d training and %d validation patches of %s", settings.model.name, parameters, *parts, source.channels
-    )
+    parts = ", ".join(f"{len(source.rows[part])} {part}" for part in PARTS if len(source.rows[part]))
+    logger.info("%s: %d parameters; patches: %s; channels: %s", settings.model.name, parameters, parts, source.channels)
     position = fit(settings, model, source, out, tracker, saved, born, device)
-    numbers = final_numbers(position, trainer.monitor, parameters)
+    numbers = evaluation.final_numbers(position, trainer.monitor, parameters)
+    distributed.share(None)  # the best checkpoint is written
+    checkpoint.load_state(model, checkpoint.load(out / "checkpoints" / "best.ckpt", device)["model"], "best.ckpt")
+    numbers |= evaluation.scalars(evaluation.evaluate(settings, model, source, device, "test"))
     if distributed.rank() == 0:
+        if settings.task.likelihood_samples:
+            numbers |= evaluation.log_likelihood(settings, model, source, device)
         write_csv(pd.DataFrame(numbers.items(), columns=["metric", "value"]), out / "metrics.csv")
-        leave_figures(settings, model, source, out, tracker, device)
+        evaluation.leave_figures(settings, model.eval(), source, out, tracker, device)
         tracker.artifact("checkpoint", "model", out / "checkpoints" / "best.ckpt")
     return numbers
 
@@ -94,8 +98,7 @@ def fit(
     device: torch.device,
 ) -> Position:
     """Run the loop from the beginning or from a checkpoint to the last epoch; return where it ended."""
-    trainer, needs = settings.trainer, getattr(model, "needs", set())
-    batch_options = {"channels_last": trainer.channels_last, "relations": "relations" in needs, "masks": "mask" in needs}
+    trainer, options = settings.trainer, evaluation.batch_options(model, settings.trainer)
     model.to(memory_format=torch.channels_last if trainer.channels_last else torch.contiguous_format)
     optimiser = make_optimiser(model, trainer)
     position, sums = restore(saved, model, optimiser, device) if saved else (Position(), Sums())
@@ -104,22 +107,22 @@ def fit(
         objective = nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
     if trainer.compile:
         objective = torch.compile(objective)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=trainer.precision == "bf16")
-    train_batches = len(limited(source.plan("train", 0, trainer.batch_size, settings.seed), trainer))
+    autocast = evaluation.autocast_for(trainer, device)
+    train_batches = len(evaluation.limited(source.plan("train", 0, trainer.batch_size, settings.seed), trainer))
     guard = FiniteGuard(source.table["key"].to_numpy(), device)
 
     if trainer.epochs == 0:  # a run of given weights, so that all that stands on runs works with them
-        position.history.append({"epoch": 0, "step": 0, **evaluate(model, source, settings, device, autocast, batch_options)})
+        position.history.append({"epoch": 0, "step": 0, **evaluation.evaluate(settings, model, source, device)})
         for name in ("last", "best"):
             save(out / "checkpoints" / f"{name}.ckpt", model, optimiser, position, sums, born)
-        write_csv(pd.DataFrame(position.history), out / "history.csv")
+        evaluation.write_history(position.history, out)
         return position
 
     with StopSignals() as stop:
         for epoch in range(position.epoch, trainer.epochs):
             model.train()
             started = time.perf_counter() - position.seconds
-            plan = limited(source.plan("train", epoch, trainer.batch_size, settings.seed), trainer)
+            plan = evaluation.limited(source.plan("train", epoch, trainer.batch_size, settings.seed), trainer)
             for rows in track(plan[position.batch :], f"Epoch {epoch + 1}/{trainer.epochs}"):
                 # lr
                 lr = learning_rate(trainer, position.step, trainer.epochs * train_batches)
@@ -131,7 +134,7 @@ def fit(
                 pieces = np.array_split(rows, max(1, min(trainer.accumulate, len(rows) // distributed.world_size())))
                 for number, piece in enumerate(pieces):
                     seed = (settings.seed, position.step, number) if source.augment else None
-                    batch = source.batch(piece, device, augment_seed=seed, **batch_options)
+                    batch = source.batch(piece, device, augment_seed=seed, **options)
                     with autocast:
                         losses = objective(batch, position.step)
                     share = len(batch.x) * distributed.world_size() / len(rows)  # processes are averaged: undo unequal parts
@@ -154,12 +157,12 @@ def fit(
 
             # evaluate
             row = {"epoch": epoch + 1, "step": position.step, "lr": lr, **sums.means("train")}
-            health, warnings = summarise(model, sums.tallies, training=True)
+            health, warnings = evaluation.summarise(model, sums.tallies, training=True)
             row |= {f"train_{name}": value for name, value in health.items()}
-            row |= evaluate(model, source, settings, device, autocast, batch_options)
+            row |= evaluation.evaluate(settings, model, source, device)
             seconds = time.perf_counter() - started
             row |= {"seconds": round(seconds, 3), "patches_per_s": round(sums.patches / seconds, 1)}
-            score = monitored(row, trainer.monitor)
+            score = evaluation.monitored(row, trainer.monitor)
             if not math.isfinite(score):
                 raise ValueError(
                     f"The {trainer.monitor} loss of epoch {epoch + 1} is {score} on the validation patches. Lower trainer.lr, or "
@@ -178,8 +181,10 @@ def fit(
                     kept.append(folder / f"epoch{position.epoch:04d}.ckpt")
                 for path in [*kept, folder / "last.ckpt"]:  # last, because a run goes on from it and must find the others written
                     save(path, model, optimiser, position, sums, born)
-                write_csv(pd.DataFrame(position.history), out / "history.csv")
-                tracker.log(row, step=position.step)
+                evaluation.write_history(position.history, out)
+                tracker.log(evaluation.scalars(row), step=position.step)
+                if trainer.figure_every and position.epoch % trainer.figure_every == 0 and hasattr(model, "reconstruct"):
+                    evaluation.draw_epoch(model, source, out, position.epoch, device)
                 report(out, row, warnings)
 
             # stop
@@ -187,29 +192,6 @@ def fit(
                 logger.info("No improvement for %d epochs: stopped after epoch %d.", trainer.patience, position.epoch)
                 break
     return position
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, source: PatchSource, settings: Settings, device: torch.device, autocast: Any, options: dict[str, Any]
-) -> dict[str, float]:
-    """Mean loss terms over the validation part, in evaluation mode, without augmentation; empty if there is none."""
-    plan = limited(source.plan("val", 0, settings.trainer.batch_size, settings.seed), settings.trainer)
-    if not plan:
-        return {}
-    model.eval()
-    sums = Sums()
-    for rows in plan:
-        batch = source.batch(rows, device, **options)
-        with autocast:
-            sums.add(model.loss(batch, 0), len(batch.x), len(rows))
-    health, _ = summarise(model, sums.tallies, training=False)
-    return sums.means("val") | {f"val_{name}": value for name, value in health.items()}
-
-
-def summarise(model: nn.Module, tallies: dict[str, Tensor], *, training: bool) -> tuple[dict[str, float], list[str]]:
-    """Ask the model for its health (codes in use, active units) and for warnings, if it has any to give."""
-    return model.end_epoch(tallies, training) if hasattr(model, "end_epoch") else ({}, [])
 
 
 def learning_rate(trainer: TrainerConfig, step: int, num_steps: int) -> float:
@@ -229,62 +211,6 @@ def make_optimiser(model: nn.Module, trainer: TrainerConfig) -> torch.optim.Opti
     return kind(parameters, lr=trainer.lr, weight_decay=trainer.weight_decay, fused=True)
 
 
-def leave_figures(
-    settings: Settings, model: nn.Module, source: PatchSource, out: Path, tracker: Any, device: torch.device
-) -> None:
-    """Draw the learning curves, and held-out patches beside their reconstructions by the best checkpoint."""
-    tracker.image("history", drawing.curves(pd.read_csv(out / "history.csv"), out / "figures" / "history.png"))
-    if not hasattr(model, "reconstruct") or not settings.trainer.num_reconstructions:
-        return
-    checkpoint.load_state(model, checkpoint.load(out / "checkpoints" / "best.ckpt", device)["model"], "best.ckpt")
-    model.eval()
-    rows = source.rows["val"] if len(source.rows["val"]) else source.rows["train"]
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, settings.trainer.num_reconstructions).astype(int))]
-    with torch.no_grad():
-        x = source.batch(rows, device, alone=True).x
-        x_hat = model.reconstruct(x)
-    path = drawing.reconstructions(
-        x.cpu().numpy(),
-        x_hat.cpu().numpy(),
-        source.channels,
-        source.stores[0].patch_pixel_um,
-        out / "figures" / "reconstructions.png",
-    )
-    tracker.image("reconstructions", path)
-
-
-def monitored(row: dict[str, float], name: str) -> float:
-    """Return the term that chooses the best epoch: on the validation part, or on the training part where nothing is held out.
-
-    Raises
-    ------
-    ValueError
-        The model has no such term.
-    """
-    for key in (f"val_{name}", f"train_{name}"):
-        if key in row:
-            return row[key]
-    terms = sorted({key.split("_", 1)[1] for key in row if key.startswith(("val_", "train_"))})
-    if not terms:  # given weights (epochs=0) and nothing held out
-        return math.nan
-    raise ValueError(f"trainer.monitor={name} is no loss term of this model. {config.nearest(name, terms)}")
-
-
-def final_numbers(position: Position, monitor: str, parameters: int) -> dict[str, float]:
-    """Numbers that runs are compared by: the best epoch's, and cost."""
-    best = min(position.history, key=lambda row: monitored(row, monitor))
-    kept = {f"best_{key}": value for key, value in best.items() if key.startswith(("val_", "train_"))}
-    seconds = round(sum(row.get("seconds", 0.0) for row in position.history), 1)
-    return {
-        "best_epoch": best["epoch"],
-        "best_score": monitored(best, monitor),
-        "epochs": position.epoch,
-        **kept,
-        "parameters": parameters,
-        "seconds": seconds,
-    }
-
-
 def report(out: Path, row: dict[str, float], warnings: list[str]) -> None:
     """Say the epoch in one line, and keep the status true."""
     parts = [
@@ -294,11 +220,6 @@ def report(out: Path, row: dict[str, float], warnings: list[str]) -> None:
     for warning in warnings:
         logger.warning("epoch %d: %s", row["epoch"], warning)
     RunFolder(out).set("running", epoch=row["epoch"], step=row["step"])
-
-
-def limited(plan: list[np.ndarray], trainer: TrainerConfig) -> list[np.ndarray]:
-    """Leave at most ``trainer.max_batches`` batches of an epoch."""
-    return plan[: trainer.max_batches] if trainer.max_batches else plan
 
 
 def _seed(seed: int, device: torch.device) -> None:
@@ -323,13 +244,12 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         find(settings.resume, settings.outputs, settings.name, "resume")
     source = open_data(settings)
     model = build_model(settings, source).to(device)
-    needs = getattr(model, "needs", set())
     said = Rehearsal(reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores])
-    for part in ("train", "val"):
-        plan = limited(source.plan(part, 0, trainer.batch_size, settings.seed), trainer)
+    for part in PARTS:
+        plan = evaluation.limited(source.plan(part, 0, trainer.batch_size, settings.seed), trainer)
         if not plan:
             continue
-        batch = source.batch(plan[0], device, relations="relations" in needs, masks="mask" in needs)
+        batch = source.batch(plan[0], device, **evaluation.batch_options(model, trainer))
         said.notes.append(f"{part}: {len(source.rows[part])} patches, {len(plan)} batches; the first is {tuple(batch.x.shape)}")
         if part == "train":
             for _ in range(2):  # the first pays for set-up

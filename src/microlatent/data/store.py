@@ -4,8 +4,8 @@ Layout of ``<name>.h5``::
 
     images                 (N, C, Y, X)  contiguous, uncompressed, camera dtype or float32
     masks                  (N, 1, Y, X)  uint8, enlarged cell masks, where they were asked for
-    table/<column>         (N,)          identity of each row: key, and what its kind of data has: well, site, frame, cell_id, label,
-                                         trajectory ...; subject, image, row_px, col_px ...
+    table/<column>         (N,)          identity of each row: key, and what its kind of data has: well, site, frame, cell_id,
+                                         label, trajectory ...; subject, image, row_px, col_px ...
     relations              (M, 3)        int32 (row, row, code): 2 self or adjacent frames, 1 same trajectory; or empty
     trajectories/{name,length}           every raw trajectory and its number of frames, with or without a patch
     moments/{mean,std,low,high}  (N, C)  float64, of each patch: the statistics of any group follow from them

@@ -14,16 +14,14 @@ LABEL_MM = 20.0
 
 LABELS = {
     "total": "total loss",
-    "recon": "reconstruction\n(mean squared error)",
-    "commitment": "commitment loss",
-    "matching": "matching loss",
-    "perplexity": "perplexity (codes)",
-    "codes_used": "codes in use",
+    "recon": "reconstruction loss",
+    "mse": "mean squared error",
 }
 
 
-def curves(history: pd.DataFrame, path: Path) -> Path:
-    """Draw every loss term and health number over epochs, training and validation together."""
+def curves(history: pd.DataFrame, labels: dict[str, str], path: Path) -> Path:
+    """Draw every loss term and health number over epochs, training and validation together; ``labels`` are the model's."""
+    labels = LABELS | labels
     names = list(dict.fromkeys(name.split("_", 1)[1] for name in history.columns if name.startswith(("train_", "val_"))))
     ncols = min(3, len(names))
     nrows = -(-len(names) // ncols)
@@ -37,7 +35,7 @@ def curves(history: pd.DataFrame, path: Path) -> Path:
                     history["epoch"], history[f"{part}_{name}"], style, color=colour, label=label, marker=marker, markersize=2.5
                 )
         ax.set_xlabel("epoch")
-        ax.set_ylabel(LABELS.get(name, name.replace("_", " ")))
+        ax.set_ylabel(labels.get(name, name.replace("_", " ")))
         figures.few_ticks(ax, integer=True)
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
@@ -55,5 +53,19 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray, channels: list[str], pixel
             tiles.label(2 * channel + row, f"{name}\n{title}")
             for column, image in enumerate(images[:, channel]):
                 tiles.image(2 * channel + row, column, image, low, high)
+    tiles.scale_bar(x.shape[-1], pixel_um)
+    return tiles.save(path)
+
+
+def reconstruction(x: np.ndarray, x_hat: np.ndarray, channels: list[str], title: str, pixel_um: float | None, path: Path) -> Path:
+    """Draw one patch (C, Y, X) above its reconstruction, a column per channel, both rows on the intensity scale of the patch."""
+    tile = min(24.0, (figures.PAGE_MM - LABEL_MM) / len(channels) - GAP_MM)
+    tiles = Tiles(2, len(channels), tile, LABEL_MM, title)
+    for row, (images, word) in enumerate(((x, "original"), (x_hat, "reconstructed"))):
+        tiles.label(row, word)
+        for column, image in enumerate(images):
+            tiles.image(row, column, image, *figures.limits(x[column], 0.5, 99.5))
+    for column, name in enumerate(channels):
+        tiles.caption(0, column, name)
     tiles.scale_bar(x.shape[-1], pixel_um)
     return tiles.save(path)

@@ -10,7 +10,7 @@ Source: Wu et al. 2022, Mol. Biol. Cell 33(6), doi:10.1091/mbc.E21-11-0561; van 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +115,14 @@ def _match_candidates(module: nn.Module, state: dict[str, Tensor], prefix: str, 
 
 class VQVAE(nn.Module):
     """Encode a patch to a grid of vectors, replace each by the nearest code, decode."""
+
+    labels: ClassVar = {  # of the learning curves
+        "recon": "reconstruction\n(mean squared error)",
+        "commitment": "commitment loss",
+        "matching": "matching loss",
+        "perplexity": "perplexity (codes)",
+        "codes_used": "codes in use",
+    }
 
     def __init__(self, config: VQVAEConfig, channels: int, patch_px: int):
         super().__init__()

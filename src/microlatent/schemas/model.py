@@ -78,8 +78,8 @@ class AEConfig:
         """Refuse a normalisation whose values this likelihood cannot describe."""
         if (mode == "bern") != (self.likelihood == "bern"):
             raise ValueError(
-                f"data.normalise={mode} does not fit model={self.name}: a Bernoulli likelihood describes zeros and ones, and only "
-                f"it does. Leave data.normalise out (it becomes {self.likelihood}), or choose "
+                f"data.normalise={mode} does not fit model={self.name}: a Bernoulli likelihood describes zeros and ones, and "
+                f"only it does. Leave data.normalise out (it becomes {self.likelihood}), or choose "
                 f"model={self.family}_{'bern' if mode == 'bern' else 'gauss'}."
             )
         if self.arch != "compact" and mode not in ("bern", "gauss"):

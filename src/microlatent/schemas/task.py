@@ -82,9 +82,7 @@ class AssemblePartitionsConfig:
     overlap: int = 0  # px that neighbouring partitions share: they begin size - overlap apart
     remainder: str = "shift"  # shift (the last row and column move inwards, so all is covered) or drop (as the reference)
     min_foreground: float = 0.0  # leave out partitions with a smaller share of foreground pixels; 0 keeps all
-    foreground_counts: float | None = (
-        None  # a pixel whose mean over the channels is above is foreground; default: Otsu, per image
-    )
+    foreground_counts: float | None = None  # above it, a pixel's mean over the channels is foreground; default: Otsu, per image
     overwrite: bool = False  # replace a store that was made from another root
     reference_files: bool = False  # also data_partition_<i>.npy and a manifest of which image each is
 
@@ -231,7 +229,7 @@ class ClusterConfig:
             at_least(f"task.{key}", getattr(self, key), 1)
         if self.method == "hdbscan" and self.num_clusters is not None:
             raise ValueError(
-                "task.num_clusters has no effect on task.method=hdbscan. Use task.min_cluster_size, or another method."
+                "task.num_clusters has no effect on task.method=hdbscan. Use task.min_cluster_size."
             )
         if self.method != "hdbscan" and self.min_cluster_size is not None:
             raise ValueError(f"task.min_cluster_size has no effect on task.method={self.method}. Use task.num_clusters.")
