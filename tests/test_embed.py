@@ -98,9 +98,9 @@ def test_misspelt_column_is_refused_with_the_nearest(folder, tmp_path):
         embed.run(settings(folder, colour_by=["true_szie"]), tmp_path, NullTracker())
 
 
-def test_probe_of_words_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"task\.probes names 'well'"):
-        embed.run(settings(folder, probes=["well"]), tmp_path, NullTracker())
+def test_probe_of_names_is_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"task\.probes names 'key'.*labels of at most 50 kinds"):
+        embed.run(settings(folder, probes=["key"]), tmp_path, NullTracker())
 
 
 @pytest.mark.parametrize("components", [2.5, 0.0])

@@ -101,3 +101,18 @@ def test_permuting_groups_keeps_every_value(sizes, seed):
 def test_too_few_tracks_are_refused():
     with pytest.raises(ValueError, match="at least 5 trajectories"):
         probe.reduce(np.zeros((8, 3)), np.repeat([0, 1], 4))
+
+
+def test_label_that_latents_hold_is_read_and_a_shuffled_one_is_not():
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 4, 400)
+    features = np.eye(12)[kind] * 3 + rng.normal(size=(400, 12))
+    groups = np.arange(400)
+    folds = probe.reduce(features, groups, 8)
+    names = np.array(["a", "b", "c", "d"])
+    found = probe.classify(folds, names[kind], groups)
+    assert found.lo > 0.8
+    shuffled = probe.classify(folds, rng.permutation(names[kind]), groups)
+    assert shuffled.lo < 0.3
+    unknown = np.where(np.arange(400) < 100, "", names[kind])
+    assert probe.compare(folds, folds, unknown, groups, 0)["n"] == 300

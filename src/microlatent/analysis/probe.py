@@ -1,8 +1,9 @@
-"""Linear probes: how much of a known property of a cell a straight line reads out of its latents.
+"""Linear probes: how much of a known property of a patch a straight line reads out of its latents.
 
-A track is never on both sides of a split, because neighbouring frames of one cell are nearly copies. Two feature sets
-(latents, pixels) are compared at equal width: both are reduced to the same number of principal components, fitted to the
-training folds alone, and read by the same ridge regression, whose strength is chosen inside the training folds.
+A group (a cell's track, a subject) is never on both sides of a split, because neighbouring frames of one cell are nearly copies.
+Two feature sets (latents, pixels) are compared at equal width: both are reduced to the same number of principal components,
+fitted to the training folds alone. Numbers are read by the same ridge regression, whose strength is chosen inside the training
+folds; classes by the same logistic regression.
 
 Shapes: N patches, F features, K components, T targets (the measured one and its permutations).
 """
@@ -110,17 +111,66 @@ def probe(folds: list[Fold], target: NDArray, groups: NDArray, num_permutations:
     )
 
 
+class ClassProbe(NamedTuple):
+    """Out-of-fold accuracy of one label, with the 95 % interval over groups."""
+
+    accuracy: float
+    lo: float
+    hi: float
+    error: NDArray  # (G,) misread patches of each group
+    count: NDArray  # (G,) patches of each group
+
+
+def classify(folds: list[Fold], label: NDArray, groups: NDArray, seed: int = 0) -> ClassProbe:
+    """Read a label (N,) of text out of reduced features by multinomial logistic regression; empty labels are left out."""
+    from sklearn.linear_model import LogisticRegression
+
+    known = label != ""
+    right = np.zeros(len(label))
+    for fold in folds:
+        train, test = known[fold.train], known[fold.test]
+        model = LogisticRegression(max_iter=1000)  # C = 1 on standardised components: patches are many, directions few
+        model.fit(fold.z_train[train], label[fold.train[train]])
+        right[fold.test[test]] = model.predict(fold.z_test[test]) == label[fold.test[test]]
+    _, code = np.unique(groups[known], return_inverse=True)
+    error, count = np.bincount(code, 1 - right[known]), np.bincount(code).astype(float)
+    low, high = interval(bootstrap(error, count, seed))
+    return ClassProbe(float(right[known].mean()), low, high, error, count)
+
+
 def bootstrap(error: NDArray, spread: NDArray, seed: int = 0, num: int = 1000) -> NDArray:
-    """Return R2 of resampled groups (num,); equal seeds draw equal groups, so that two probes can be compared in pairs."""
+    """Return R2 or accuracy of resampled groups (num,); equal seeds draw equal groups, so probes can be compared in pairs."""
     weights = np.random.default_rng(seed).multinomial(len(error), np.full(len(error), 1 / len(error)), size=num)
     with np.errstate(divide="ignore", invalid="ignore"):
         return 1 - (weights @ error) / (weights @ spread)
 
 
-def difference(first: Probe, second: Probe, seed: int = 0) -> tuple[float, float, float]:
-    """Return R2 of the first less R2 of the second on the same rows, with its paired interval over groups."""
-    draws = bootstrap(first.error, first.spread, seed) - bootstrap(second.error, second.spread, seed)
-    return (first.r2 - second.r2, *interval(draws))
+def difference(first: Probe | ClassProbe, second: Probe | ClassProbe, seed: int = 0) -> tuple[float, float, float]:
+    """Return R2 or accuracy of the first less that of the second on the same rows, with its paired interval over groups."""
+    scale = "count" if isinstance(first, ClassProbe) else "spread"
+    draws = bootstrap(first.error, getattr(first, scale), seed) - bootstrap(second.error, getattr(second, scale), seed)
+    score = "accuracy" if isinstance(first, ClassProbe) else "r2"
+    return (getattr(first, score) - getattr(second, score), *interval(draws))
+
+
+def compare(latent: list[Fold], pixels: list[Fold], target: NDArray, groups: NDArray, seed: int) -> dict[str, float]:
+    """Read one property, a number or a label of text, out of both feature sets; return scores, intervals and their difference."""
+    is_label = target.dtype.kind in "OUT"
+    read, score = (classify, "accuracy") if is_label else (probe, "r2")
+    first, second = (read(folds, target, groups, seed=seed) for folds in (latent, pixels))
+    gain, gain_lo, gain_hi = difference(first, second, seed)
+    record: dict[str, float] = {}
+    for kind, result in (("latent", first), ("pca_pixels", second)):
+        record |= {f"{score}_{kind}": getattr(result, score), f"lo_{kind}": result.lo, f"hi_{kind}": result.hi}
+        if not is_label:
+            record |= {f"r2_permuted_{kind}": result.r2_permuted, f"p_permutation_{kind}": result.p_permutation}
+    if is_label:
+        record["accuracy_most_common"] = float(
+            np.unique(target[target != ""], return_counts=True)[1].max() / (target != "").sum()
+        )
+    record |= {"difference": gain, "lo_difference": gain_lo, "hi_difference": gain_hi}
+    known = target != "" if is_label else np.isfinite(target)
+    return record | {"n": int(known.sum()), "groups": len(first.error)}
 
 
 def permute_groups(target: NDArray, groups: NDArray, rng: np.random.Generator) -> NDArray:

@@ -90,3 +90,32 @@ def refuse_overwrite(path: Path, config: Any, overwrite: bool) -> None:
             f"{path} was assembled from {store.origin.get('data_root')}, not from data.root={config.root}. Name another "
             "folder with data.store=..., or replace it with task.overwrite=true."
         )
+
+
+def open_stores(system: str, config: Any, outputs: str, names: list[str] | None = None, key: str = "") -> list[Store]:
+    """Open every assembled store, or those that the setting ``key`` names, in the order of their names.
+
+    ``config.store`` becomes the folder's path, so that what stands on a run finds it from anywhere.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder or a named store is absent; the message lists what is there.
+    ValueError
+        A store was assembled from another folder of the same name.
+    """
+    folder = store_folder(system, config, outputs)
+    found = {path.stem: path for path in sorted(folder.glob("*.h5")) if not path.name.startswith(".")}
+    if not found:
+        raise FileNotFoundError(
+            f"There is no store in {folder}. Make one from raw files: python infer.py task=assemble data={system} "
+            "data.root=<folder>, or name the folder of stores: data.store=<folder>."
+        )
+    missing = [name for name in names or [] if name not in found]
+    if missing:
+        raise FileNotFoundError(f"{key} names {missing}, but {folder} holds {list(found)}.")
+    stores = [Store.open(found[name]) for name in names or found]
+    if config.store is None:
+        refuse_foreign(stores, config)
+        config.store = str(folder)
+    return stores

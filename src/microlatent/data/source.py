@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -206,23 +205,3 @@ class PatchSource:
             mask = dihedral(mask, draws) if mask is not None else None
         codes = torch.from_numpy(self.relations.among(rows)).to(device) if relations else None
         return Batch(x, index, codes, mask)
-
-
-def open_stores(folder: Path, names: list[str] | None = None, key: str = "") -> list[Store]:
-    """Open every store of a folder, or those that the setting ``key`` names, in the order of their names.
-
-    Raises
-    ------
-    FileNotFoundError
-        The folder or a named store is absent; the message lists what is there.
-    """
-    found = {path.stem: path for path in sorted(folder.glob("*.h5")) if not path.name.startswith(".")}
-    if not found:
-        raise FileNotFoundError(
-            f"There is no store in {folder}. Make one from raw files: python infer.py task=assemble data.root=<folder>, "
-            "or name the folder of stores: data.store=<folder>."
-        )
-    missing = [name for name in names or [] if name not in found]
-    if missing:
-        raise FileNotFoundError(f"{key} names {missing}, but {folder} holds {list(found)}.")
-    return [Store.open(found[name]) for name in names or found]

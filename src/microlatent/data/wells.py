@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from microlatent.data import folders
-from microlatent.data.folders import origin_of, refuse_foreign, rehearsing
+from microlatent.data.folders import open_stores, origin_of, refuse_foreign, rehearsing
 from microlatent.data.relations import reference_order
-from microlatent.data.source import PatchSource, open_stores
+from microlatent.data.source import PatchSource
 from microlatent.data.store import Store
 from microlatent.schemas import Settings, WellsConfig
 
@@ -106,11 +106,7 @@ class WellPatches(PatchSource):
 def open_source(settings: Settings) -> WellPatches:
     """Open the stores of the chosen wells as one source of patches."""
     config: WellsConfig = settings.data
-    folder = store_folder(config, settings.outputs)
-    stores = open_stores(folder, config.wells, "data.wells")
-    if config.store is None:
-        refuse_foreign(stores, config)
-        config.store = str(folder)  # what stands on this run finds it from anywhere
+    stores = open_stores("wells", config, settings.outputs, config.wells, "data.wells")
     source = WellPatches(stores, config.channels, order=config.order, augment=config.augment)
     if config.sites:
         source.keep_only("site", config.sites, "data.sites")

@@ -108,8 +108,8 @@ def quantile_name(number: int, count: int) -> str:
     return f"{100 * number / count:.0f}\u2013{100 * (number + 1) / count:.0f} %"
 
 
-def draw_probes(table: pd.DataFrame, width: int, path: Path) -> Path:
-    """Draw R2 of latents and of pixels for each property, with intervals over trajectories."""
+def draw_probes(table: pd.DataFrame, score: str, width: int, path: Path) -> Path:
+    """Draw the score (r2, accuracy) of latents and of pixels for each property, with intervals over groups, beside chance."""
     fig, ax = figures.new(1, 1, 120.0, 30 + 10.0 * len(table))
     place = np.arange(len(table))[::-1]
     sets = (
@@ -117,16 +117,18 @@ def draw_probes(table: pd.DataFrame, width: int, path: Path) -> Path:
         ("pca_pixels", -0.13, figures.OKABE_ITO[1], "s", f"pixels, {width} components"),
     )
     for kind, shift, colour, marker, label in sets:
-        r2, low, high = (table[name].to_numpy() for name in (f"r2_{kind}", f"lo_{kind}", f"hi_{kind}"))
+        middle, low, high = (table[f"{name}_{kind}"].to_numpy() for name in (score, "lo", "hi"))
         ax.hlines(place + shift, low, high, color=colour, linewidth=1.4)
-        ax.plot(r2, place + shift, marker, color=colour, markersize=4.5, label=label)
-    for kind, shift, *_ in sets:
-        label = "tracks permuted" if kind == "latent" else None
-        ax.plot(table[f"r2_permuted_{kind}"], place + shift, "|", color=figures.GREY, markersize=7, label=label)
-    lowest = min(table["lo_latent"].min(), table["lo_pca_pixels"].min(), table["r2_permuted_latent"].min(), -0.05)
+        ax.plot(middle, place + shift, marker, color=colour, markersize=4.5, label=label)
+    is_label = score == "accuracy"
+    chance = ["accuracy_most_common"] if is_label else ["r2_permuted_latent", "r2_permuted_pca_pixels"]
+    for name, shift in zip(chance, (0.0,) if is_label else (0.13, -0.13), strict=True):
+        label = ("most common label" if is_label else "groups permuted") if name == chance[0] else None
+        ax.plot(table[name], place + shift, "|", color=figures.GREY, markersize=7, label=label)
+    lowest = min(0.05, *(table[name].min() for name in ("lo_latent", "lo_pca_pixels", *chance)))
     ax.set(xlim=(max(lowest - 0.05, -0.6), 1.02), ylim=(-0.6, len(table) - 0.4))
     ax.set_yticks(place, [figures.axis_label(name) for name in table["column"]])
-    ax.set_xlabel("$R^2$ on trajectories held out")
+    ax.set_xlabel("accuracy on groups held out" if is_label else "$R^2$ on groups held out")
     ax.axvline(0, color="black", linewidth=0.6)
     ax.legend(loc="lower right", bbox_to_anchor=(1.02, 1), ncols=3, columnspacing=1.0, handletextpad=0.3)
     return figures.save(fig, path)

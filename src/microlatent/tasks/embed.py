@@ -32,6 +32,9 @@ FEWEST_FOR_UMAP = 10
 PROBE_ROWS = 10_000  # at most; more would cost time without narrowing an interval over tracks
 PROBE_SIDE_PX = 32  # patches are averaged down to about this side for the pixel baseline
 NUM_FOLDS = 5
+MOST_LABELS = 50  # more kinds of text are names, not labels
+PROBE_TABLES = {"r2": "probes", "accuracy": "class_probes"}
+COLOURS = ("well", "frame", "subject")  # columns that colour the scatters, where the table has them
 
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
@@ -65,12 +68,12 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     shown, more = draw_exemplars(latents, patches, scores, pca.ratio, settings, out / "figures")
     tables["exemplars"] = shown
     numbers = {"components": len(pca.ratio), "explained_share": float(pca.ratio.sum()), "patches": len(latents)}
-    results = run_probes(latents, patches, train, probes, settings)
-    if len(results):
-        tables["probes"] = results
-        more.append(drawing.draw_probes(results, task.probe_components, out / "figures" / "probes.png"))
-        for row in results.itertuples():
-            numbers |= {f"r2_latent_{row.column}": row.r2_latent, f"r2_pca_pixels_{row.column}": row.r2_pca_pixels}
+    for score, results in run_probes(latents, patches, train, probes, settings).items():
+        name = PROBE_TABLES[score]
+        tables[name] = results
+        more.append(drawing.draw_probes(results, score, task.probe_components, out / "figures" / f"{name}.png"))
+        for row in results.to_dict("records"):
+            numbers |= {f"{score}_{kind}_{row['column']}": row[f"{score}_{kind}"] for kind in ("latent", "pca_pixels")}
     for name, table in tables.items():
         write_csv(table, out / "tables" / f"{name}.csv")
         tracker.table(name, table)
@@ -120,17 +123,23 @@ def find_columns(names: list[str], obs: pd.DataFrame, key: str) -> list[str]:
 
 
 def probe_columns(names: list[str], obs: pd.DataFrame) -> list[str]:
-    """Return the columns to read out: those asked for, else the planted factors of a simulated specimen."""
+    """Return the columns to read out, numbers or labels: those asked for, else what is known of the patches (true_*)."""
     chosen = find_columns(names, obs, "task.probes") or [name for name in obs if name.startswith("true_")]
     for name in chosen:
-        if obs[name].dtype.kind not in "fiub":
-            raise ValueError(f"task.probes names {name!r}, but a linear probe needs numbers and it holds {obs[name].iloc[0]!r}.")
+        kinds = obs[name].nunique() if obs[name].dtype.kind in "OUT" else 0
+        if kinds > MOST_LABELS:
+            raise ValueError(
+                f"task.probes names {name!r}, which holds {kinds} different texts such as {obs[name].iloc[0]!r}; a probe reads "
+                f"numbers, or labels of at most {MOST_LABELS} kinds."
+            )
     return chosen
 
 
 def colour_columns(names: list[str], probes: list[str], obs: pd.DataFrame) -> list[str]:
     """Return the columns that colour the scatters."""
-    return find_columns(names, obs, "task.colour_by") or list(dict.fromkeys(["well", "frame", *probes]))
+    return find_columns(names, obs, "task.colour_by") or list(
+        dict.fromkeys([*(name for name in COLOURS if name in obs), *probes])
+    )
 
 
 def training_rows(obs: pd.DataFrame) -> np.ndarray:
@@ -229,39 +238,36 @@ def mean_patch(patches: Patches, rows: np.ndarray) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------------- probes
 
 
-def run_probes(latents: Latents, patches: Patches, train: np.ndarray, columns: list[str], settings: Settings) -> pd.DataFrame:
-    """Read each column out of latents and of pixels, both reduced to the same width, on trajectories held out."""
+def run_probes(
+    latents: Latents, patches: Patches, train: np.ndarray, columns: list[str], settings: Settings
+) -> dict[str, pd.DataFrame]:
+    """Read each column out of latents and of pixels, both reduced to the same width, on groups held out; a table per score."""
     every, width = latents.groups(), settings.task.probe_components
     if not columns:
-        return pd.DataFrame()
+        return {}
     if len(np.unique(every)) < NUM_FOLDS:
-        log.warning(f"Probes were left out: they need at least {NUM_FOLDS} trajectories, but there are {len(np.unique(every))}.")
-        return pd.DataFrame()
+        log.warning(f"Probes were left out: they need at least {NUM_FOLDS} groups, but there are {len(np.unique(every))}.")
+        return {}
     rows = np.arange(len(latents))
     if len(rows) > PROBE_ROWS:
         rows = np.sort(np.random.default_rng(settings.seed).choice(rows, PROBE_ROWS, replace=False))
     groups = every[rows]
     latent = probe.reduce(np.asarray(latents.x[rows]), groups, width, NUM_FOLDS, settings.seed)
     pixels = probe.reduce(pixel_features(patches, rows, train, latents.model_input()[1]), groups, width, NUM_FOLDS, settings.seed)
-    records = []
+    records: dict[str, list[dict]] = {}
     for column in track(columns, "Probing"):
-        target = latents.obs[column].to_numpy(float)[rows]
-        known = np.isfinite(target)
-        if len(np.unique(groups[known])) < NUM_FOLDS or np.ptp(target[known]) == 0:
-            log.warning(f"{column} was not probed: it is constant, or known for fewer than {NUM_FOLDS} trajectories.")
+        is_label = latents.obs[column].dtype.kind in "OUT"
+        target = latents.obs[column].to_numpy(str if is_label else float)[rows]
+        known = target != "" if is_label else np.isfinite(target)
+        if len(np.unique(groups[known])) < NUM_FOLDS or len(np.unique(target[known])) < 2:
+            log.warning(f"{column} was not probed: it is constant, or known for fewer than {NUM_FOLDS} groups.")
             continue
-        first, second = (probe.probe(folds, target, groups, seed=settings.seed) for folds in (latent, pixels))
-        gain, gain_lo, gain_hi = probe.difference(first, second, settings.seed)
-        record = {"column": column}
-        for kind, result in (("latent", first), ("pca_pixels", second)):
-            record |= {f"r2_{kind}": result.r2, f"lo_{kind}": result.lo, f"hi_{kind}": result.hi}
-            record |= {f"r2_permuted_{kind}": result.r2_permuted, f"p_permutation_{kind}": result.p_permutation}
-        record |= {"difference": gain, "lo_difference": gain_lo, "hi_difference": gain_hi}
-        records.append(record | {"n": int(known.sum()), "groups": len(first.error)})
-    table = pd.DataFrame(records)
-    for kind in ("latent", "pca_pixels") if len(table) else ():
-        table[f"p_holm_{kind}"] = probe.holm(table[f"p_permutation_{kind}"].to_numpy())
-    return table
+        record = {"column": column} | probe.compare(latent, pixels, target, groups, settings.seed)
+        records.setdefault("accuracy" if is_label else "r2", []).append(record)
+    tables = {score: pd.DataFrame(found) for score, found in records.items()}
+    for kind in ("latent", "pca_pixels") if "r2" in tables else ():
+        tables["r2"][f"p_holm_{kind}"] = probe.holm(tables["r2"][f"p_permutation_{kind}"].to_numpy())
+    return tables
 
 
 def pixel_features(patches: Patches, rows: np.ndarray, train: np.ndarray, normalise: str) -> np.ndarray:
