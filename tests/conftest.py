@@ -51,7 +51,7 @@ def composed(entry: str, *overrides: str):
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra_compose(entry, list(overrides))
-    return config.settle(OmegaConf.to_container(cfg, resolve=True), entry)
+    return config.settle(OmegaConf.to_container(cfg, resolve=True), entry, overrides)
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def execute(entry: str, cfg: Any) -> dict[str, float] | None:
         run_config = run.read_config(Path(cfg.run))
         config.load_plugins(run_config["plugins"])
         cfg = config.with_run_data(cfg, overrides, run_config)
-    settings = config.settle(OmegaConf.to_container(cfg, resolve=True), entry)
+    settings = config.settle(OmegaConf.to_container(cfg, resolve=True), entry, overrides)
     return carry_out(settings, overrides, sweep_job=sweep_job)[0]
 
 

@@ -165,8 +165,11 @@ def build(group: str, values: dict[str, Any], data: str | None = None) -> Any:
     return schema(**values)
 
 
-def settle(container: dict[str, Any], entry: str) -> Settings:
+def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[str, ...] = ()) -> Settings:
     """Turn a composed configuration into checked settings for one of the three commands.
+
+    ``overrides`` are what the user typed: the model that an experiment chooses is for training, one that was typed is a mistake
+    elsewhere.
 
     Raises
     ------
@@ -179,11 +182,11 @@ def settle(container: dict[str, Any], entry: str) -> Settings:
     for key in container:
         if key not in known:
             raise ValueError(f"{key} is no setting. {nearest(key, known)}")
-    if entry != "train" and "name" not in (container.get("model") or {}):
+    if entry != "train" and not any(override.lstrip("+~").startswith("model=") for override in overrides):
         for key in container.get("model") or {}:
             if key not in _model_keys():
                 raise ValueError(f"model.{key} is no setting of any model. {nearest(key, _model_keys())}")
-        container["model"] = None  # values that an experiment has for training
+        container["model"] = None
     data = (container.get("data") or {}).get("name")
     groups = {group: build(group, container[group], data) for group in GROUPS if container.get(group) is not None}
     settings = Settings(**{**container, **groups})

@@ -118,9 +118,9 @@ def log_likelihood(settings: Settings, model: nn.Module, source: PatchSource, de
     """Return the test patches' evidence lower bound and importance-weighted log-likelihood, nats per patch.
 
     Both are means over the test part of log (1/K sum of p(x, z) / q(z | x)) over draws z of the posterior, with K = 1 and
-    K = ``task.likelihood_samples``. Source: Burda et al. 2016, arXiv:1509.00519, eq. 8.
+    K = ``trainer.likelihood_samples``. Source: Burda et al. 2016, arXiv:1509.00519, eq. 8.
     """
-    samples = settings.task.likelihood_samples
+    samples = settings.trainer.likelihood_samples
     random, sums = torch.Generator(device).manual_seed(settings.seed), torch.zeros(2, dtype=torch.float64)
     model.eval()
     plan = limited(source.plan("test", 0, settings.trainer.batch_size, settings.seed), settings.trainer)
@@ -131,18 +131,24 @@ def log_likelihood(settings: Settings, model: nn.Module, source: PatchSource, de
     return {"test_elbo": elbo, "test_log_likelihood": weighted}
 
 
+def has_likelihood(model: nn.Module) -> bool:
+    """Return whether a model has a posterior, and so a likelihood to estimate."""
+    return getattr(model, "log_likelihood", None) is not None
+
+
 def refuse_likelihood(model: nn.Module, source: PatchSource, settings: Settings) -> None:
-    """Refuse ``task.likelihood_samples`` where nothing could be measured, before the model is trained."""
-    if not settings.task.likelihood_samples:
+    """Refuse ``trainer.likelihood_samples`` without test patches, before the model is trained; say where it has no effect."""
+    if not settings.trainer.likelihood_samples:
         return
-    if not hasattr(model, "log_likelihood"):
-        raise ValueError(
-            f"task.likelihood_samples={settings.task.likelihood_samples} needs a posterior to draw from, but "
-            f"model={settings.model.name} has none. Leave it out, or choose model=vae_bern or vae_gauss."
+    if not has_likelihood(model):
+        logger.warning(
+            "trainer.likelihood_samples=%d has no effect on model=%s, which has no posterior to draw from.",
+            settings.trainer.likelihood_samples,
+            settings.model.name,
         )
-    if not len(source.rows["test"]):
+    elif not len(source.rows["test"]):
         raise ValueError(
-            f"task.likelihood_samples={settings.task.likelihood_samples} is measured on test patches, but "
+            f"trainer.likelihood_samples={settings.trainer.likelihood_samples} is measured on test patches, but "
             "data.test_share=0 holds none out. Set data.test_share=0.1."
         )
 

@@ -79,7 +79,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     checkpoint.load_state(model, checkpoint.load(out / "checkpoints" / "best.ckpt", device)["model"], "best.ckpt")
     numbers |= evaluation.scalars(evaluation.evaluate(settings, model, source, device, "test"))
     if distributed.rank() == 0:
-        if settings.task.likelihood_samples:
+        if trainer.likelihood_samples and evaluation.has_likelihood(model):
             numbers |= evaluation.log_likelihood(settings, model, source, device)
         write_csv(pd.DataFrame(numbers.items(), columns=["metric", "value"]), out / "metrics.csv")
         evaluation.leave_figures(settings, model.eval(), source, out, tracker, device)

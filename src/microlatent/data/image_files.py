@@ -196,10 +196,19 @@ def _refuse_cut_short(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) 
     if end > file.filehandle.size:
         raise ValueError(f"it has {file.filehandle.size} bytes, but its pixels reach to byte {end}")
     num_pages = len(file.pages)  # walks along the chain of pages, whose last link must say that it is the last
-    file.filehandle.seek(file.pages.next_page_offset)
-    (further,) = struct.unpack(file.tiff.offsetformat, file.filehandle.read(file.tiff.offsetsize))
+    handle, form = file.filehandle, file.tiff
+    handle.seek(file.pages.next_page_offset)
+    (further,) = struct.unpack(form.offsetformat, handle.read(form.offsetsize))
     if further:
         raise ValueError(f"after {num_pages} pages it names another one at byte {further}, and there is none")
+    handle.seek(file.pages[0].offset)  # what the first page says of itself, such as channel names, may stand behind the pixels
+    (num_tags,) = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))
+    for _ in range(num_tags):
+        entry = handle.read(form.tagsize)
+        (_, kind), (count, value) = struct.unpack(form.tagformat1, entry[:4]), struct.unpack(form.tagformat2, entry[4:])
+        length = count * struct.calcsize(tifffile.TIFF.DATA_FORMATS.get(kind, "1s"))
+        if length > form.tagoffsetthreshold and struct.unpack(form.offsetformat, value)[0] + length > handle.size:
+            raise ValueError(f"it has {handle.size} bytes, but its description reaches beyond")
 
 
 def _imagej_channels(about: dict[str, Any], num_channels: int) -> list[str] | None:

@@ -33,6 +33,7 @@ class TrainerConfig:
     checkpoint_every: int | None = None  # epochs between kept checkpoints; best and last are always kept
     max_batches: int | None = None  # batches per epoch at most (smoke)
     num_reconstructions: int = 8  # held-out patches drawn beside their reconstructions; 0 draws none
+    likelihood_samples: int = 0  # importance samples per test patch for its log-likelihood (vae models); 0 leaves it out
     figure_every: int | None = None  # epochs between figures of one held-out patch; default: only the best epoch's at the end
 
     def __post_init__(self) -> None:
@@ -44,7 +45,8 @@ class TrainerConfig:
         at_least("trainer.lr", self.lr, 0, strictly=True)
         for key in ("threads", "patience", "checkpoint_every", "max_batches", "figure_every"):
             at_least(f"trainer.{key}", getattr(self, key), 1)
-        at_least("trainer.num_reconstructions", self.num_reconstructions, 0)
+        for key in ("num_reconstructions", "likelihood_samples"):
+            at_least(f"trainer.{key}", getattr(self, key), 0)
         at_least("trainer.clip_norm", self.clip_norm, 0, strictly=True)
         at_least("trainer.weight_decay", self.weight_decay, 0)
         at_least("trainer.warmup_steps", self.warmup_steps, 0)

@@ -13,10 +13,6 @@ class TrainConfig:
     """Fit a model (``training.py``)."""
 
     name: str = MISSING
-    likelihood_samples: int = 0  # importance samples per test patch for its log-likelihood (vae models); 0 leaves it out
-
-    def __post_init__(self) -> None:
-        at_least("task.likelihood_samples", self.likelihood_samples, 0)
 
 
 @dataclass(kw_only=True)
