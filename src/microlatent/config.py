@@ -79,7 +79,7 @@ register("model", "vqvae_z32", schemas.VQVAEConfig, "microlatent.models.vqvae:VQ
 for _name in ("ae_bern", "ae_gauss"):
     register("model", _name, schemas.AEConfig, "microlatent.models.autoencoder:Autoencoder", yaml=True)
 for _name in ("vae_bern", "vae_gauss"):
-    register("model", _name, schemas.VAEConfig, "microlatent.models.autoencoder:Autoencoder", yaml=True)
+    register("model", _name, schemas.VAEConfig, "microlatent.models.autoencoder:VariationalAutoencoder", yaml=True)
 register("data", "wells", schemas.WellsConfig, "microlatent.data.wells:open_source", yaml=True)
 register("data", "partitions", schemas.PartitionsConfig, "microlatent.data.partitions:open_source", yaml=True)
 register("data", "mnist", schemas.MnistConfig, "microlatent.data.mnist:open_source", yaml=True)
