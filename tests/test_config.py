@@ -53,6 +53,12 @@ def test_a_model_sets_the_normalisation_that_its_likelihood_needs(compose):
     assert compose("train", "model=ae_gauss", *given, "data.normalise=dataset").data.normalise == "dataset"
 
 
+def test_a_choice_that_is_typed_wins_over_the_experiment_and_a_value_that_is_typed_over_both(compose):
+    assert compose("train", "experiment=partitions_all").trainer.epochs == 250
+    assert compose("train", "experiment=partitions_all", "trainer=smoke").trainer.epochs == 3
+    assert compose("train", "experiment=partitions_all", "trainer=smoke", "trainer.epochs=5").trainer.epochs == 5
+
+
 def test_every_model_trainer_and_logger_composes(compose):
     for group in ("model", "trainer", "logger"):
         for name in config.REGISTRY[group]:

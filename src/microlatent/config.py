@@ -187,6 +187,7 @@ def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[s
             if key not in _model_keys():
                 raise ValueError(f"model.{key} is no setting of any model. {nearest(key, _model_keys())}")
         container["model"] = None
+    prefer_typed(container, overrides)
     data = (container.get("data") or {}).get("name")
     groups = {group: build(group, container[group], data) for group in GROUPS if container.get(group) is not None}
     settings = Settings(**{**container, **groups})
@@ -200,6 +201,18 @@ def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[s
     if entry == "train":
         settle_normalisation(settings)
     return settings
+
+
+def prefer_typed(container: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> None:
+    """Let the values of a choice that was typed win over those of the experiment: ``trainer=smoke`` is short in every recipe."""
+    typed = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    for group in GROUPS:
+        path = CONF / group / f"{typed.get(group)}.yaml"
+        if group in typed and path.is_file() and container.get(group):
+            values = OmegaConf.to_container(OmegaConf.load(path))
+            for key in values.keys() - {"defaults"}:
+                if f"{group}.{key}" not in typed:
+                    container[group][key] = values[key]
 
 
 def settle_normalisation(settings: Settings) -> None:

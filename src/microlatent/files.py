@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,20 @@ def atomic(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def same_file(source: str | Path, path: str | Path) -> None:
+    """Give a whole file a second name, atomically; a copy where the file system has no hard links."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    try:
+        os.link(source, temporary)
+        os.replace(temporary, path)
+    except OSError:
+        with atomic(path) as temporary:
+            shutil.copyfile(source, temporary)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -113,8 +113,7 @@ def fit(
 
     if trainer.epochs == 0:  # a run of given weights, so that all that stands on runs works with them
         position.history.append({"epoch": 0, "step": 0, **evaluation.evaluate(settings, model, source, device)})
-        for name in ("last", "best"):
-            save(out / "checkpoints" / f"{name}.ckpt", model, optimiser, position, sums, born)
+        save([out / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")], model, optimiser, position, sums, born)
         evaluation.write_history(position.history, out)
         return position
 
@@ -150,7 +149,7 @@ def fit(
                 # stop when asked
                 if number := stop.obey(position.batch):
                     position.seconds = time.perf_counter() - started
-                    save(out / "checkpoints" / "last.ckpt", model, optimiser, position, sums, born)
+                    save([out / "checkpoints" / "last.ckpt"], model, optimiser, position, sums, born)
                     raise Interrupted(number)
 
             guard.look(sums.names, epoch)
@@ -179,8 +178,8 @@ def fit(
                 kept = [folder / "best.ckpt"] * improved
                 if trainer.checkpoint_every and position.epoch % trainer.checkpoint_every == 0:
                     kept.append(folder / f"epoch{position.epoch:04d}.ckpt")
-                for path in [*kept, folder / "last.ckpt"]:  # last, because a run goes on from it and must find the others written
-                    save(path, model, optimiser, position, sums, born)
+                # last.ckpt is named last, because a run goes on from it and must find the others written.
+                save([*kept, folder / "last.ckpt"], model, optimiser, position, sums, born)
                 evaluation.write_history(position.history, out)
                 tracker.log(evaluation.scalars(row), step=position.step)
                 if trainer.figure_every and position.epoch % trainer.figure_every == 0 and hasattr(model, "reconstruct"):

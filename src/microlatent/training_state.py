@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from microlatent import checkpoint, distributed
+from microlatent.files import same_file
 from microlatent.losses import Losses
 
 
@@ -108,8 +109,10 @@ class FiniteGuard:
         self.waiting.clear()
 
 
-def save(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, sums: Sums, born: dict) -> None:
-    """Write a checkpoint: all that the loop needs to go on, and the birth certificate that inference reads."""
+def save(
+    paths: list[Path], model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, sums: Sums, born: dict
+) -> None:
+    """Write a checkpoint under all of the names: what the loop needs to go on, and the birth certificate for inference."""
     if distributed.rank() > 0:
         return
     content = {
@@ -120,7 +123,9 @@ def save(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, positio
         "sums": vars(sums),
         "random": {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []},
     }
-    checkpoint.save(path, content)
+    checkpoint.save(paths[0], content)
+    for path in paths[1:]:  # hundreds of megabytes are not written twice
+        same_file(paths[0], path)
 
 
 def restore(saved: dict, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device) -> tuple[Position, Sums]:

@@ -95,7 +95,7 @@ def refuse_overwrite(path: Path, config: Any, overwrite: bool) -> None:
 def open_stores(system: str, config: Any, outputs: str, names: list[str] | None = None, key: str = "") -> list[Store]:
     """Open every assembled store, or those that the setting ``key`` names, in the order of their names.
 
-    ``config.store`` becomes the folder's path, so that what stands on a run finds it from anywhere.
+    ``config.store`` and ``config.root`` become absolute, so that what stands on a run finds them from anywhere.
 
     Raises
     ------
@@ -118,4 +118,5 @@ def open_stores(system: str, config: Any, outputs: str, names: list[str] | None 
     if config.store is None:
         refuse_foreign(stores, config)
         config.store = str(folder)
+    config.root = origin_of(config)
     return stores

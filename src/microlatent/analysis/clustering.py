@@ -1,0 +1,310 @@
+"""Clusters of latents: fitted to the training part, numbered by size, with the number of clusters chosen by a stated criterion.
+
+Shapes: N patches, D principal components, K clusters, B refits.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+NOISE = -1  # label of hdbscan: dense nowhere
+FEWEST_ROWS = 10  # of training; below, clusters are anecdotes
+FIT_ROWS = 10_000  # mixtures and k-means are fitted to at most so many rows, chosen at random; the others are assigned
+REFIT_ROWS = 4000  # the same for each refit of ``stability``: less than the fit, so what is stable there is stable here
+SCORED_ROWS = 3000  # the silhouette compares all pairs
+NUM_STARTS = 3  # initialisations; the best is kept
+RIDGE = 1e-3  # added to the variances of a mixture, in units of the least variance of a principal component
+
+
+class Clustering(NamedTuple):
+    """What a method found."""
+
+    labels: NDArray  # (N,) int: 0 is the largest cluster, NOISE is none
+    confidence: NDArray  # (N,): posterior (gmm) or strength of membership (hdbscan); NaN for kmeans
+    centres: NDArray  # (K, D)
+    criterion: pd.DataFrame  # one row for each number of clusters that was tried
+    num_fitted: int  # rows that it was fitted to
+
+    @property
+    def num(self) -> int:
+        """Return the number of clusters, noise not among them."""
+        return len(self.centres)
+
+
+def cluster(
+    z: NDArray,
+    train: NDArray,
+    method: str,
+    num_clusters: int | None = None,
+    max_clusters: int = 12,
+    min_cluster_size: int | None = None,
+    seed: int = 0,
+    fit_rows: int = FIT_ROWS,
+) -> Clustering:
+    """Cluster principal components (N, D) by ``gmm``, ``kmeans`` or ``hdbscan``.
+
+    Parameters
+    ----------
+    train
+        Rows that gmm and kmeans are fitted to; the others are assigned. hdbscan cannot assign new rows and is fitted to all.
+    num_clusters
+        Default: the lowest BIC from 1 (gmm), the highest silhouette from 2 (kmeans).
+
+    Raises
+    ------
+    ValueError
+        There are too few rows.
+
+    Notes
+    -----
+    Rows are sorted by their values before they are fitted, so that the result does not depend on the table's order. The BIC
+    counts patches as independent, and neighbours are not: it may choose too many, which ``stability`` shows.
+    """
+    if len(train) < FEWEST_ROWS:
+        raise ValueError(
+            f"Clustering needs at least {FEWEST_ROWS} training patches, but there are {len(train)}. "
+            "Run task=process on more subjects, images or wells."
+        )
+    if num_clusters is not None and num_clusters > len(train) // 2:
+        raise ValueError(
+            f"task.num_clusters is {num_clusters}, but {len(train)} training patches allow at most {len(train) // 2}."
+        )
+    y = z.astype(np.float64) / (np.sqrt(z[train].var(0, dtype=np.float64).mean()) or 1.0)
+    with _one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of convergence: the criterion's table shows it
+        if method == "hdbscan":
+            labels, confidence, criterion, num_fitted = _hdbscan(y, min_cluster_size)
+        else:
+            fit, confide = {"gmm": (_scan_gmm, _posterior), "kmeans": (_scan_kmeans, _unknown)}[method]
+            rows = _in_order(y, train)
+            if len(rows) > fit_rows:
+                rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), fit_rows, replace=False))]
+            model, criterion = fit(y[rows], num_clusters, max_clusters, seed)
+            labels, confidence, num_fitted = model.predict(y), confide(model, y), len(rows)
+    labels = number_by_size(labels)
+    centres = np.array([z[labels == number].mean(0, dtype=np.float64) for number in range(labels.max() + 1)])
+    return Clustering(labels, confidence, centres.reshape(-1, z.shape[1]), criterion, num_fitted)
+
+
+def number_by_size(labels: NDArray) -> NDArray:
+    """Return labels renumbered so that 0 is the largest cluster; NOISE stays, empty clusters vanish."""
+    names, code, counts = np.unique(labels[labels != NOISE], return_inverse=True, return_counts=True)
+    rank = np.empty(len(names), int)
+    rank[np.argsort(-counts, kind="stable")] = np.arange(len(names))
+    result = np.full(len(labels), NOISE)
+    result[labels != NOISE] = rank[code]
+    return result
+
+
+def _in_order(y: NDArray, rows: NDArray) -> NDArray:
+    """Return rows sorted by their values, whatever their order in the table."""
+    return rows[np.lexsort(y[rows].T[::-1])]
+
+
+def _one_thread() -> Any:
+    """Hold sums to one order: that of several threads changes, and with it the last digits.
+
+    Small matrices are also much faster so: on a busy machine each of their products waits for every thread.
+    """
+    from sklearn import cluster, metrics, mixture  # noqa: F401  libraries that are loaded later are not held
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
+
+
+# ---------------------------------------------------------------------------------------------------------- methods
+
+
+def _scan_gmm(y: NDArray, num: int | None, most: int, seed: int) -> tuple[Any, pd.DataFrame]:
+    """Fit mixtures of full covariance and return that of the lowest BIC, and the table of all.
+
+    A component of fewer patches than it has directions fits its own few patches without end, so a mixture that has one is
+    listed but not chosen.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    ridge, width = max(1e-6, RIDGE * y.var(0).min()), y.shape[1]
+    models, records = [], []
+    for count in [num] if num else range(1, max(1, min(most, len(y) // (width + 1))) + 1):
+        starts = NUM_STARTS if count > 1 else 1
+        model = GaussianMixture(count, reg_covar=ridge, n_init=starts, max_iter=300, random_state=seed).fit(y)
+        models.append(model)
+        record = {"num_clusters": count, "bic": model.bic(y), "log_likelihood_nats": model.score(y)}
+        smallest = model.weights_.min() * len(y)
+        sound = count == 1 or smallest >= width + 1
+        records.append(record | {"smallest": smallest, "converged": model.converged_, "sound": sound})
+    return _chosen(models, records, [-one["bic"] if one["sound"] or num else -np.inf for one in records])
+
+
+def _scan_kmeans(y: NDArray, num: int | None, most: int, seed: int) -> tuple[Any, pd.DataFrame]:
+    """Fit k-means and return that of the highest silhouette, and the table of all."""
+    from sklearn.cluster import KMeans
+
+    models, records = [], []
+    for count in [num] if num else range(min(2, most), min(most, len(y) // 2) + 1):
+        model = KMeans(count, n_init=NUM_STARTS * 3, random_state=seed).fit(y)
+        models.append(model)
+        record = {"num_clusters": count, "silhouette": silhouettes(y, model.labels_, seed)[0], "inertia": model.inertia_}
+        records.append(record | {"smallest": np.bincount(model.labels_).min()})
+    return _chosen(models, records, [np.nan_to_num(one["silhouette"], nan=-1.0) for one in records])
+
+
+def _chosen(models: list[Any], records: list[dict[str, Any]], score: list[float]) -> tuple[Any, pd.DataFrame]:
+    best = int(np.argmax(score))
+    return models[best], pd.DataFrame(records).assign(chosen=np.arange(len(models)) == best)
+
+
+def _posterior(model: Any, y: NDArray) -> NDArray:
+    return model.predict_proba(y).max(1)
+
+
+def _unknown(model: Any, y: NDArray) -> NDArray:
+    return np.full(len(y), np.nan)
+
+
+def _hdbscan(y: NDArray, min_cluster_size: int | None) -> tuple[NDArray, NDArray, pd.DataFrame, int]:
+    """Return labels, strength of membership, and the one row that says what was asked and found.
+
+    A patch is dense by its ten nearest ones: with as many as ``min_cluster_size``, the method's default, small clusters drown.
+    """
+    from sklearn.cluster import HDBSCAN
+
+    least = min(min_cluster_size or max(5, round(0.01 * len(y))), len(y))
+    rows = _in_order(y, np.arange(len(y)))
+    model = HDBSCAN(min_cluster_size=least, min_samples=min(least, 10), copy=True).fit(y[rows])
+    labels, confidence = np.empty(len(y), int), np.empty(len(y))
+    labels[rows], confidence[rows] = model.labels_, model.probabilities_
+    found = {"min_cluster_size": least, "num_clusters": labels.max() + 1, "noise_share": (labels == NOISE).mean(), "chosen": True}
+    return labels, confidence, pd.DataFrame([found]), len(y)
+
+
+# ---------------------------------------------------------------------------------------------- how good clusters are
+
+
+def silhouettes(z: NDArray, labels: NDArray, seed: int = 0) -> tuple[float, NDArray]:
+    """Return the mean silhouette of all patches and of each cluster (K,), of at most ``SCORED_ROWS``, noise left out.
+
+    1: far from other clusters; 0: on the border; NaN: there is one cluster, or the sample holds none of it.
+    """
+    from sklearn.metrics import silhouette_samples
+
+    rows = np.flatnonzero(labels != NOISE)
+    if len(rows) > SCORED_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(_in_order(z, rows), SCORED_ROWS, replace=False))
+    each = np.full(labels.max(initial=-1) + 1, np.nan)
+    present = np.unique(labels[rows])
+    if not 2 <= len(present) < len(rows):
+        return np.nan, each
+    width = silhouette_samples(z[rows], labels[rows])
+    for number in present:
+        each[number] = width[labels[rows] == number].mean()
+    return float(width.mean()), each
+
+
+class Stability(NamedTuple):
+    """How alike the clusters of refits to resampled groups are to those found."""
+
+    ari: NDArray  # (B,) adjusted Rand index: 1 the same, 0 as alike as by chance; NaN with a single cluster
+    jaccard: NDArray  # (B, K) of each cluster with its best match in the refit
+    num_groups: int
+
+
+def stability(
+    z: NDArray,
+    found: Clustering,
+    train: NDArray,
+    groups: NDArray,
+    method: str,
+    min_cluster_size: int | None = None,
+    num_refits: int = 20,
+    seed: int = 0,
+) -> Stability:
+    """Cluster anew with other groups (subjects, images) and compare.
+
+    Mixtures and k-means are fitted with as many clusters as were found to groups of the training part drawn with replacement,
+    and compared on all patches; hdbscan to four fifths of all groups, drawn without (copies would look like dense places), and
+    compared on those.
+
+    Parameters
+    ----------
+    groups
+        (N,) unit that is independent of the others.
+
+    Notes
+    -----
+    Source: Hennig 2007, Comput. Stat. Data Anal. 52: a mean Jaccard index below 0.6 marks a cluster not to be trusted.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    rng = np.random.default_rng((seed, 1))
+    everywhere = method == "hdbscan"
+    pool = np.arange(len(z)) if everywhere else train
+    names, code = np.unique(groups[pool], return_inverse=True)
+    members = np.split(pool[np.argsort(code, kind="stable")], np.cumsum(np.bincount(code))[:-1])
+    ari, jaccard = np.full(num_refits, np.nan), np.full((num_refits, found.num), np.nan)
+    for refit in range(num_refits if found.num > 1 else 0):
+        count = max(1, round(0.8 * len(names))) if everywhere else len(names)
+        drawn = np.concatenate([members[group] for group in rng.choice(len(names), count, replace=not everywhere)])
+        if everywhere:
+            if len(drawn) > REFIT_ROWS:  # the time grows with the square of the rows
+                drawn = rng.choice(drawn, REFIT_ROWS, replace=False)
+            size = None if min_cluster_size is None else max(2, round(min_cluster_size * len(drawn) / len(z)))
+            labels = cluster(z[drawn], np.arange(len(drawn)), method, min_cluster_size=size, seed=refit).labels
+            before = found.labels[drawn]
+        else:
+            if len(drawn) // 2 < found.num or len(drawn) < FEWEST_ROWS:
+                continue
+            labels = cluster(z, drawn, method, found.num, seed=refit, fit_rows=REFIT_ROWS).labels
+            before = found.labels
+        ari[refit], jaccard[refit] = adjusted_rand_score(before, labels), overlap(before, labels, found.num)
+    return Stability(ari, jaccard, len(names))
+
+
+def overlap(labels: NDArray, others: NDArray, num: int) -> NDArray:
+    """Return for each of ``num`` clusters the Jaccard index with the other clustering's cluster that it shares most with."""
+    both = (labels != NOISE) & (others != NOISE)
+    table = np.zeros((num, others.max(initial=-1) + 2))  # a column too many, so that it is never empty
+    np.add.at(table, (labels[both], others[both]), 1)
+    first = np.bincount(labels[labels != NOISE], minlength=num)[:, None]
+    second = np.bincount(others[others != NOISE], minlength=table.shape[1])[None]
+    return (table / np.maximum(first + second - table, 1)).max(1)
+
+
+def agreement(labels: NDArray, known: NDArray) -> dict[str, float]:
+    """Return how well clusters agree with a known property: ``ari`` and ``nmi`` with words, ``eta2`` with numbers.
+
+    eta2 is the share of a number's variance that lies between the clusters; noise counts as a cluster.
+    """
+    if known.dtype.kind != "f":
+        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+        known = np.unique(known.astype(str), return_inverse=True)[1]
+        return {"ari": adjusted_rand_score(known, labels), "nmi": normalized_mutual_info_score(known, labels), "eta2": np.nan}
+    here = np.isfinite(known)
+    value, code = known[here] - known[here].mean(), np.unique(labels[here], return_inverse=True)[1]
+    between = (np.bincount(code, value) ** 2 / np.bincount(code)).sum()
+    power = (value**2).sum()
+    return {"ari": np.nan, "nmi": np.nan, "eta2": round(between / power, 9) if power > 0 else np.nan}
+
+
+def exemplars(z: NDArray, found: Clustering, units: NDArray, num: int, per_unit: int = 2) -> list[NDArray]:
+    """Return for each cluster the rows nearest to its centre, at most ``per_unit`` of each unit (image, trajectory)."""
+    chosen = []
+    for number, centre in enumerate(found.centres):
+        rows = np.flatnonzero(found.labels == number)
+        rows = rows[np.argsort(((z[rows] - centre) ** 2).sum(1), kind="stable")]
+        taken: dict[Any, int] = {}
+        kept = []
+        for row in rows:
+            taken[units[row]] = taken.get(units[row], 0) + 1
+            if taken[units[row]] <= per_unit:
+                kept.append(row)
+            if len(kept) == num:
+                break
+        chosen.append(np.array(kept, int))
+    return chosen

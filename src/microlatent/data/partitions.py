@@ -1,0 +1,123 @@
+"""Partitions: square cuts of multiplexed tissue images. Where they lie, and how a store becomes what a model trains on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from microlatent.data import folders
+from microlatent.data.folders import open_stores, origin_of, refuse_foreign, rehearsing
+from microlatent.data.source import PatchSource
+from microlatent.data.split import Split
+from microlatent.data.tissue_files import TissueImage, find_images
+from microlatent.schemas import PartitionsConfig, Settings
+
+logger = logging.getLogger(__name__)
+
+__all__ = [
+    "PartitionPatches",
+    "TissueImage",
+    "cut",
+    "find_images",
+    "gather",
+    "open_source",
+    "origin_of",
+    "raw_folder",
+    "refuse_foreign",
+    "refuse_small",
+    "rehearsing",
+    "store_folder",
+]
+
+
+def raw_folder(config: PartitionsConfig, outputs: str) -> Path:
+    """Return the folder of the subjects' images; ``data.root=demo`` simulates the tissue there the first time."""
+    return folders.raw_folder("partitions", config, outputs)
+
+
+def store_folder(config: PartitionsConfig, outputs: str) -> Path:
+    """Return the folder of the assembled stores, one file per subject."""
+    return folders.store_folder("partitions", config, outputs)
+
+
+def cut(shape_px: tuple[int, int], size: int, overlap: int = 0, remainder: str = "shift") -> np.ndarray:
+    """Return the upper left corners (n, 2) int64, row by row, of the squares that cover an image.
+
+    Parameters
+    ----------
+    shape_px
+        Rows and columns of the image.
+    size, overlap
+        Side of a square, and how much of it neighbours share: they begin ``size - overlap`` apart.
+    remainder
+        ``shift``: the last row and column of squares move inwards to the image's edge, so that every pixel is covered.
+        ``drop``: what is left at the right and the bottom is in no square, as in the partitions reference.
+
+    Raises
+    ------
+    ValueError
+        The image is smaller than a square.
+    """
+    if min(shape_px) < size:
+        raise ValueError(f"An image of {shape_px[0]} x {shape_px[1]} px is smaller than a partition of {size} px.")
+    starts = []
+    for length in shape_px:
+        along = list(range(0, length - size + 1, size - overlap))
+        if remainder == "shift" and along[-1] + size < length:
+            along.append(length - size)
+        starts.append(along)
+    return np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 2).astype(np.int64)
+
+
+def gather(pixels: np.ndarray, corners: np.ndarray, size: int) -> np.ndarray:
+    """Cut squares (n, C, size, size) with the given upper left corners (n, 2) out of an image (C, Y, X)."""
+    patches = np.empty((len(corners), len(pixels), size, size), pixels.dtype)
+    for number, (row, col) in enumerate(corners):
+        patches[number] = pixels[:, row : row + size, col : col + size]
+    return patches
+
+
+def refuse_small(images: Iterable[TissueImage], size: int, remedy: str) -> None:
+    """Refuse images that no square of ``size`` px fits into, with what to do about it.
+
+    Raises
+    ------
+    ValueError
+        An image is smaller.
+    """
+    for image in images:
+        if min(image.shape_px) < size:
+            raise ValueError(
+                f"{image.name} ({image.path}) has {image.shape_px[0]} x {image.shape_px[1]} px, but a partition has {size} x "
+                f"{size} px. {remedy}"
+            )
+
+
+class PartitionPatches(PatchSource):
+    """Partitions of subjects; what is said of subjects counts subjects, because a subject's partitions are alike."""
+
+    levels: ClassVar = {"subject": ("subject",), "image": ("subject", "image"), "partition": ("key",)}
+    unit = "subject"
+
+    def use_split(self, split: Split) -> None:
+        """Set which rows are train, val and test; say so where the split leaks."""
+        if split.by == "partition":
+            logger.warning(
+                "data.split_by=partition leaks: a held-out partition has neighbours of the same tissue in training, so it "
+                "looks better than new images will. Use data.split_by=image or subject."
+            )
+        super().use_split(split)
+
+
+def open_source(settings: Settings) -> PartitionPatches:
+    """Open the stores of the chosen subjects as one source of partitions."""
+    config: PartitionsConfig = settings.data
+    stores = open_stores("partitions", config, settings.outputs, config.subjects, "data.subjects")
+    chosen = config.channels
+    if config.drop_channels:
+        chosen = [name for name in chosen or stores[0].channels if name not in config.drop_channels]
+    return PartitionPatches(stores, chosen, augment=config.augment)

@@ -1,0 +1,355 @@
+"""Cluster latents, and show where the clusters lie, what they hold and how far to trust them.
+
+Reads the latents table of ``task=process`` and the stores behind it; needs no network. Components and clusters are fitted to
+the training part. Writes ``latents.h5ad`` (the table with the column ``cluster``), ``tables/`` (clusters, criterion,
+stability, marker_means, composition, assignments, exemplars, agreement) and ``figures/``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from microlatent import figures
+from microlatent.analysis import cluster_tables as tabulate
+from microlatent.analysis import clustering, components, latent_maps
+from microlatent.analysis.clustering import NOISE, Clustering, Stability
+from microlatent.analysis.trajectories import interval
+from microlatent.data.latents import Latents, Patches, extend, open_latents
+from microlatent.data.tissue import PLACES, Section, choose, file_stems, marker_images, marker_limits, sections
+from microlatent.drawing import clusters as drawing
+from microlatent.drawing.tissue import Block, Panel, draw_section
+from microlatent.files import atomic, write_csv
+from microlatent.progress import track
+from microlatent.schemas import Settings
+from microlatent.tasks.embed import pixel_features, training_rows
+
+if TYPE_CHECKING:
+    from microlatent.run import Rehearsal
+
+log = logging.getLogger(__name__)
+
+FEWEST_GROUPS = 5  # fewer cannot be resampled
+COMPARED_ROWS = 3000  # patches whose pixels are the baseline of agreement with known columns
+COMPOSED_BY = ("subject", "well", "true_digit")  # the first of these that the table has
+MAX_BARS = 60  # of the composition's figure
+NUCLEI = re.compile(r"dapi|dna|hoechst|histone|nucle", re.IGNORECASE)
+
+
+class Opened(NamedTuple):
+    """All that a rehearsal and a run need."""
+
+    latents: Latents
+    patches: Patches
+    shown: list[Section]  # images to draw; none where rows have no places
+    images: np.ndarray | None  # (N,) number of each row's image
+
+
+def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
+    """Cluster, compare with baselines, write tables and figures."""
+    task, seed = settings.task, settings.seed
+    opened = open_all(settings)
+    latents, patches = opened.latents, opened.patches
+    train = training_rows(latents.obs)
+    pca = fit_components(latents, train, task.components, task.max_components)
+    z = pca.transform(latents.x)
+    found = clustering.cluster(z, train, task.method, task.num_clusters, task.max_clusters, task.min_cluster_size, seed)
+    groups = resampled_groups(opened, train)
+    stable = clustering.stability(z, found, train, groups, task.method, task.min_cluster_size, seed=seed)
+    width, widths = clustering.silhouettes(z, found.labels, seed)
+    means = patches.moments(np.arange(len(latents))).mean
+    plain = cluster_features(means, train, task.method, found.num, seed)
+    ari_markers = clustering.agreement(found.labels, plain)["ari"] if found.num > 1 else np.nan
+    names = [str(number + 1) for number in range(found.num)] + [drawing.NOISE_NAME] * bool((found.labels == NOISE).any())
+    code = np.where(found.labels == NOISE, found.num, found.labels)
+
+    units = latents.groups() if opened.images is None else opened.images
+    each = max(2, -(-task.num_exemplars // len(np.unique(units))))  # of one image, so that many are seen
+    chosen = clustering.exemplars(z, found, units, task.num_exemplars, each)
+    tables = {
+        "clusters": tabulate.clusters(latents.obs, code, names, widths, stable),
+        "criterion": found.criterion,
+        "stability": pd.DataFrame({"refit": np.arange(len(stable.ari)), "ari": stable.ari}),
+        "marker_means": tabulate.marker_means(means, code, names, patches.channels),
+        "assignments": tabulate.assignments(latents.obs, z, found, code, names),
+        "exemplars": tabulate.exemplars(latents.obs, z, found, chosen, names),
+    }
+    by = next((name for name in COMPOSED_BY if name in latents.obs), None)
+    if by is not None:
+        values = latents.obs[by].astype(str).to_numpy()
+        tables["composition"] = tabulate.composition(values, by, code, names)
+    if known_columns(latents.obs):
+        tables["agreement"] = agreement_table(opened, train, found, plain, len(pca.components), task.method, seed)
+    for name, table in tables.items():
+        write_csv(table, out / "tables" / f"{name}.csv")
+        if name != "assignments":
+            tracker.table(name, table)
+    about = {"method": task.method, "num_clusters": found.num, "num_fitted": found.num_fitted, "seed": seed}
+    save_column(latents, out / "latents.h5ad", pd.Categorical.from_codes(code, names), about)
+    tracker.artifact("latents_clustered", "latents", out / "latents.h5ad")
+
+    numbers = {
+        "clusters": found.num,
+        "patches": len(latents),
+        "explained_share": float(pca.ratio.sum()),
+        "noise_share": float((found.labels == NOISE).mean()),
+        "silhouette": width,
+        "ari_stability_median": float(np.nanmedian(stable.ari)) if np.isfinite(stable.ari).any() else np.nan,
+        "ari_marker_means": ari_markers,
+    }
+    if by is not None and found.num > 1:
+        numbers[f"nmi_{by}"] = clustering.agreement(found.labels, values)["nmi"]
+    report(numbers, found, stable, train, task.method)
+    for path in draw(opened, tables, z, pca, found, code, names, chosen, means, by, ari_markers, settings, out / "figures"):
+        tracker.image(path.stem, path)
+    return numbers
+
+
+def rehearse(settings: Settings, out: Path) -> Rehearsal:
+    """Open the table and its stores, check the names, and list what would be written."""
+    from microlatent.run import Rehearsal
+
+    task, opened = settings.task, open_all(settings)
+    obs, (num, dims) = opened.latents.obs, opened.latents.x.shape
+    composed, known = any(name in obs for name in COMPOSED_BY), bool(known_columns(obs))
+    tables = ["clusters", "criterion", "stability", "marker_means", "assignments", "exemplars"]
+    tables += ["composition"] * composed + ["agreement"] * known
+    names = ["scatter", "marker_means", *(f"exemplars_{figures.file_word(name)}" for name in opened.patches.channels)]
+    names += ["composition"] * composed + file_stems(opened.shown, "clusters")
+    names += ["criterion"] * (task.method != "hdbscan" and task.num_clusters is None and task.max_clusters > 2)
+    rows = min(num, clustering.FIT_ROWS)
+    tried = task.max_clusters if task.num_clusters is None else 1
+    cost = {"gmm": rows * tried**2 * 3e-5, "kmeans": tried * (0.4 + rows * 3e-5), "hdbscan": num**2 * 5e-8}[task.method]
+    return Rehearsal(
+        reads=[str(opened.latents.path), *(str(store.path) for store in opened.patches.stores)],
+        writes=[
+            str(out / "latents.h5ad"),
+            *(str(out / "tables" / f"{name}.csv") for name in tables),
+            *(str(out / "figures" / f"{name}.png") for name in names),
+        ],
+        memory_mb=400 + min(num, dims) ** 2 * 24 / 1e6 + num * (task.max_components * 24 + 400) / 1e6 + 80 * known,
+        disk_mb=opened.latents.path.stat().st_size / 1e6 + num * 1.5e-4 + 0.3 * len(names),
+        seconds=15 + num * dims**2 * 4e-11 + cost * 1.5 + 0.5 * len(opened.shown),
+    )
+
+
+def open_all(settings: Settings) -> Opened:
+    """Open the table and its stores, and find the images where rows have places in some."""
+    latents = open_latents(settings, "cluster")
+    stores = list(latents.stores(getattr(settings.data, "store", None)))
+    patches = Patches(latents, stores, settings.data.channels or latents.model_input()[0])
+    if not all(name in latents.obs for name in PLACES):
+        if settings.task.images is not None:
+            latents.require(PLACES, "cluster with task.images", "Leave task.images out.")
+        return Opened(latents, patches, [], None)
+    every = sections(latents, stores)
+    images = np.empty(len(latents), int)
+    for number, section in enumerate(every):
+        images[section.rows] = number
+    return Opened(latents, patches, choose(every, settings.task.images), images)
+
+
+def fit_components(latents: Latents, train: np.ndarray, share: float, most: int) -> components.PCA:
+    """Fit principal components to the training part, fewer where it is small: a covariance must be known from its rows."""
+    pca = components.fit_pca(latents.x, train, share)
+    most = min(most, max(2, int(np.sqrt(len(train)))))
+    kept = components.PCA(pca.mean, pca.components[:most], pca.spectrum)
+    if len(kept.components) < len(pca.components):
+        log.info(
+            f"{len(kept.components)} of {len(pca.components)} components are clustered, {kept.ratio.sum():.0%} of the variance "
+            f"(task.max_components, and at most the root of {len(train)} training patches)."
+        )
+    return kept
+
+
+def resampled_groups(opened: Opened, train: np.ndarray) -> np.ndarray:
+    """Return the unit that refits resample (N,): groups of the split; where they are too few, smaller ones, and say so."""
+    groups = opened.latents.groups()
+    units = [("groups", groups, "")]
+    if opened.images is not None:
+        at = opened.latents.obs[["row_px", "col_px"]].to_numpy()
+        size = pd.DataFrame(at).groupby(opened.images).transform("max").to_numpy() + 1
+        quarter = 4 * at // size  # neighbours stay together, or what they share would look like stability
+        units.append(("images", opened.images, "subjects"))
+        units.append(("sixteenths of images", opened.images * 16 + quarter @ [4, 1], "subjects or images"))
+    units.append(("single patches", np.arange(len(groups)), "groups of them"))
+    word, unit, silent = next((one for one in units if len(np.unique(one[1][train])) >= FEWEST_GROUPS), units[-1])
+    if silent:
+        log.warning(
+            f"The stability of clusters is over {word}, so it says nothing about new {silent}: too few independent groups are in "
+            f"the training part ({len(np.unique(groups[train]))}, needed {FEWEST_GROUPS})."
+        )
+    return unit
+
+
+def cluster_features(features: np.ndarray, train: np.ndarray, method: str, num: int, seed: int) -> np.ndarray:
+    """Return labels of as many clusters of other features, standardised over the training part: a baseline."""
+    if num < 2:
+        return np.zeros(len(features), int)
+    mean, std = features[train].mean(0), features[train].std(0)
+    z = (features - mean) / np.where(std > 0, std, np.inf)
+    return clustering.cluster(z, train, "kmeans" if method == "hdbscan" else method, num, seed=seed).labels
+
+
+def report(numbers: dict[str, float], found: Clustering, stable: Stability, train: np.ndarray, method: str) -> None:
+    """Say in words what was found and how far to trust it."""
+    fitted = f"fitted to {found.num_fitted} patches"
+    if method == "hdbscan":
+        log.info(f"HDBSCAN assigns no new patches, so it was {fitted}, those held out included.")
+    elif found.num_fitted < len(train):
+        log.info(f"Clusters were {fitted} of {len(train)} of the training part; the others were assigned.")
+    if found.num < 2:
+        what = {0: "No cluster was found: all patches are noise. Lower task.min_cluster_size."}
+        log.warning(what.get(found.num, "One cluster describes the latents best: they fall into no groups."))
+        return
+    low, high = interval(stable.ari)
+    log.info(
+        f"{found.num} clusters, {numbers['noise_share']:.0%} noise, silhouette {numbers['silhouette']:.2f}. Refitted to "
+        f"{stable.num_groups} resampled groups, the adjusted Rand index is {numbers['ari_stability_median']:.2f} "
+        f"({low:.2f} to {high:.2f}); with clusters of marker means alone it is {numbers['ari_marker_means']:.2f}."
+    )
+    for by in [name.removeprefix("nmi_") for name in numbers if name.startswith("nmi_")]:
+        log.info(
+            f"Normalised mutual information of the clusters with the column {by}: {numbers[f'nmi_{by}']:.2f} (1: they are it)."
+        )
+    weak = [str(number + 1) for number in np.flatnonzero(np.nanmean(stable.jaccard, 0) < 0.6)]
+    if weak:
+        log.warning(
+            f"Not to be trusted, since found again in too few refits (mean Jaccard below 0.6): clusters {', '.join(weak)}."
+        )
+    tried = found.criterion
+    if len(tried) > 1 and tried["chosen"].iloc[-1]:
+        log.warning(f"The criterion chose the most clusters that were tried, {found.num}. Raise task.max_clusters.")
+
+
+# ----------------------------------------------------------------------------------------------------------- tables
+
+
+def known_columns(obs: pd.DataFrame) -> list[str]:
+    """Return the columns that hold a truth: planted ones, and labels (true_digit)."""
+    return [name for name in obs if name.startswith("true_")]
+
+
+def agreement_table(
+    opened: Opened, train: np.ndarray, found: Clustering, plain: np.ndarray, width: int, method: str, seed: int
+) -> pd.DataFrame:
+    """Return how well clusters of latents, of marker means and of pixels agree with each known column, on the same patches."""
+    num = len(opened.latents)
+    rows = np.arange(num)
+    if num > COMPARED_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(num, COMPARED_ROWS, replace=False))
+    here = np.flatnonzero(np.isin(rows, train))
+    pixels = pixel_features(opened.patches, rows, rows[here], opened.latents.model_input()[1])
+    scores = components.fit_pca(pixels, here, width).transform(pixels) if np.ptp(pixels, 0).any() else np.zeros((len(rows), 1))
+    baseline = "kmeans" if method == "hdbscan" else method
+    alone = clustering.cluster(scores, here, baseline, found.num, seed=seed).labels if found.num > 1 else np.zeros(len(rows), int)
+    sources = {"latents": found.labels[rows], "marker_means": plain[rows], "pca_pixels": alone}
+    records = [
+        {"column": column, "clusters_of": source}
+        | clustering.agreement(labels, opened.latents.obs[column].to_numpy()[rows])
+        | {"num_patches": len(rows)}
+        for column in known_columns(opened.latents.obs)
+        for source, labels in sources.items()
+    ]
+    return pd.DataFrame(records)
+
+
+def save_column(latents: Latents, target: Path, values: pd.Categorical, about: dict[str, Any]) -> None:
+    """Write the table with the column ``cluster``; memory does not hold the latents."""
+    with atomic(target) as temporary:
+        extend(latents, temporary, {"obs/cluster": values, "uns/cluster": about})
+        with h5py.File(temporary, "a") as file:
+            order = [name for name in file["obs"].attrs["column-order"] if name != "cluster"]
+            file["obs"].attrs["column-order"] = np.array([*order, "cluster"], dtype=h5py.string_dtype())
+
+
+# ---------------------------------------------------------------------------------------------------------- figures
+
+
+def draw(
+    opened: Opened,
+    tables: dict[str, pd.DataFrame],
+    z: np.ndarray,
+    pca: components.PCA,
+    found: Clustering,
+    code: np.ndarray,
+    names: list[str],
+    chosen: list[np.ndarray],
+    means: np.ndarray,
+    by: str | None,
+    ari_markers: float,
+    settings: Settings,
+    folder: Path,
+) -> list[Path]:
+    """Draw every figure that the data allow."""
+    patches, paths = opened.patches, []
+    criterion = next((name for name in ("bic", "silhouette") if name in found.criterion), None)
+    if criterion and len(found.criterion) > 1:
+        paths.append(drawing.draw_criterion(found.criterion, criterion, folder / "criterion.png"))
+    if z.shape[1] > 1:
+        paths.append(drawing.draw_scatter(z, pca.ratio, code, names, folder / "scatter.png", settings.seed))
+    heat = tables["marker_means"].pivot(index="cluster", columns="marker", values="z").loc[names, patches.channels]
+    note = "" if np.isnan(ari_markers) else f"(adjusted Rand index with clusters of marker means alone: {ari_markers:.2f})"
+    shares = tables["clusters"]["share"].to_numpy()
+    paths.append(drawing.draw_heat_map(heat.to_numpy(), shares, names, patches.channels, note, folder / "marker_means.png"))
+    if by is not None:
+        shown = tables["composition"].head(MAX_BARS)
+        if len(shown) < len(tables["composition"]):
+            log.info(f"The figure of the composition shows {len(shown)} of {len(tables['composition'])} rows of its table.")
+        paths.append(drawing.draw_composition(shown, by, names, folder / "composition.png"))
+    if found.num:
+        paths += draw_exemplars(patches, chosen, names[: found.num], settings, folder)
+    if opened.shown:
+        paths += draw_sections(opened, code, names, means, settings, folder)
+    return paths
+
+
+def draw_exemplars(patches: Patches, chosen: list[np.ndarray], names: list[str], settings: Settings, folder: Path) -> list[Path]:
+    """Draw the patches nearest to the clusters' centres, a figure for each channel."""
+    read, paths = [patches.read(rows) for rows in chosen], []
+    for channel, word in enumerate(patches.channels):
+        shown = [group[:, channel] for group in read]
+        limits = figures.limits(np.concatenate([group.ravel() for group in shown]), 0.5, 99.5)
+        title = f"{word}: patches nearest to each cluster's centre"
+        path = folder / f"exemplars_{figures.file_word(word)}.png"
+        num = max(len(group) for group in shown)
+        paths.append(drawing.draw_exemplars(shown, names, num, title, limits, patches.patch_pixel_um, path))
+    return paths
+
+
+def draw_sections(
+    opened: Opened, code: np.ndarray, names: list[str], means: np.ndarray, settings: Settings, folder: Path
+) -> list[Path]:
+    """Draw each image's clusters beside nuclei and the marker that tells the clusters apart best."""
+    channels = opened.patches.channels
+    nuclei = next((name for name in channels if NUCLEI.search(name)), channels[0])
+    apart = np.nan_to_num([clustering.agreement(code, column)["eta2"] for column in means.T])
+    others = [channels[at] for at in np.argsort(-apart, kind="stable") if channels[at] != nuclei]
+    beside = [nuclei, *others[:1]]
+    stores = [(store, np.flatnonzero(opened.patches.store_of == at)) for at, store in enumerate(opened.patches.stores)]
+    block = max(section.block_px for section in opened.shown)
+    limits = marker_limits(Patches(opened.latents, stores, beside), block, len(opened.latents), settings.seed)
+    paths = []
+    for section, stem in zip(track(opened.shown, "Drawing images"), file_stems(opened.shown, "clusters"), strict=True):
+        panels = [
+            Panel(name, picture, section.block_px, limit, figures.INTENSITY)
+            for name, picture, limit in zip(beside, marker_images(section, beside), limits, strict=True)
+        ]
+        lying = latent_maps.label_map(code[section.rows], *section.places)
+        panels.append(Panel("clusters", drawing.coloured(lying, names), section.step_px))
+        holes = "; pale blue: no partition" if (lying == latent_maps.MISSING).any() else ""
+        title = f"{section.name}: {len(section.rows)} partitions{holes}"
+        heading = "markers (counts) on one scale for all images, and the cluster of most of each place"
+        legend = drawing.legend_entries(names)
+        paths.append(
+            draw_section(
+                [Block(heading, panels)], section.shape_px, section.pixel_um(settings), title, folder / f"{stem}.png", legend
+            )
+        )
+    return paths
