@@ -88,8 +88,9 @@ def test_components_of_another_model_are_refused(done, tmp_path):
 
 
 def test_table_without_a_training_part_is_fitted_whole_and_says_so(folder, caplog):
-    obs = Latents.open(folder / "process" / "latents.h5ad").obs.assign(part="")
-    assert len(embed.training_rows(obs)) == len(obs)
+    latents = Latents.open(folder / "process" / "latents.h5ad")
+    latents.obs["part"] = ""
+    assert len(latents.training_rows()) == len(latents)
     assert "no patches of the training part" in caplog.text
 
 
@@ -112,7 +113,7 @@ def test_number_of_components_is_a_share_or_whole(components):
 def test_pixels_are_normalised_by_the_training_part(folder):
     latents = Latents.open(folder / "process" / "latents.h5ad")
     patches, train = Patches(latents, list(latents.stores())), np.arange(100)
-    features = embed.pixel_features(patches, train, train, "dataset").reshape(100, 2, -1)
+    features = patches.features(train, train, "dataset").reshape(100, 2, -1)
     assert features.mean((0, 2)) == pytest.approx(0, abs=1e-4)
     assert features.std((0, 2)) == pytest.approx(1, abs=1e-4)
 

@@ -8,6 +8,7 @@ empty) and ``group`` (the trajectory, the subject: what is independent of the ot
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,8 +21,12 @@ import pandas as pd
 from microlatent.data import pickles
 from microlatent.data.store import Moments, Store
 from microlatent.files import atomic
+from microlatent.progress import track
 from microlatent.schemas import Settings
 
+logger = logging.getLogger(__name__)
+
+FEATURE_SIDE_PX = 32
 NEEDED = ("row", "store", "key", "group")
 
 
@@ -162,6 +167,14 @@ class Latents:
                 f"made of another kind of data. {instead}"
             )
 
+    def training_rows(self) -> np.ndarray:
+        """Return the rows of the training part; all rows, and say so, where the table knows none."""
+        rows = np.flatnonzero(self.obs["part"] == "train") if "part" in self.obs else np.array([], int)
+        if len(rows) >= 2:
+            return rows
+        logger.warning("%s has no patches of the training part, so what is fitted is fitted to all of them.", self.path)
+        return np.arange(len(self))
+
     def groups(self) -> np.ndarray:
         """Return a number for the independent group (trajectory, subject) of each patch (N,)."""
         return np.unique(self.obs["group"].astype(str), return_inverse=True)[1]
@@ -210,6 +223,28 @@ class Patches:
             for part, values in zip(out, store.moments, strict=True):
                 part[here] = values[self.row[rows[here]]][:, self.index[number]]
         return out
+
+    def features(self, rows: np.ndarray, train: np.ndarray, normalise: str) -> np.ndarray:
+        """Return the pixels as a baseline for latents: normalised patches averaged down to about 32 pixels a side.
+
+        (n, C * side * side) float32; ``train`` are the rows whose statistics scale each channel, ``normalise`` what the model saw.
+        """
+        mean, std, *_ = self.moments(rows)
+        if normalise != "patch":  # one scale for each channel, from the training part, as the model saw it
+            mean, std, *_ = self.moments(train)
+            centre = mean.mean(0)
+            mean, std = centre[None], np.sqrt((std**2 + (mean - centre) ** 2).mean(0))[None]
+        std = np.where(std > 0, std, 1.0)
+        blocks = []
+        for start in track(range(0, len(rows), 64), "Reading pixels", total=-(-len(rows) // 64)):
+            part = slice(start, start + 64)
+            x = self.read(rows[part])
+            factor = max(1, x.shape[-1] // FEATURE_SIDE_PX)
+            side = x.shape[-1] // factor
+            x = x[..., : side * factor, : side * factor].reshape(*x.shape[:2], side, factor, side, factor).mean((3, 5))
+            scale = (mean, std) if len(mean) == 1 else (mean[part], std[part])
+            blocks.append(((x - scale[0][..., None, None]) / scale[1][..., None, None]).astype(np.float32).reshape(len(x), -1))
+        return np.concatenate(blocks)
 
 
 def mapped(path: Path, data: Any) -> np.ndarray:

@@ -224,9 +224,7 @@ class ClusterConfig:
         for key in ("max_components", "num_exemplars"):
             at_least(f"task.{key}", getattr(self, key), 1)
         if self.method == "hdbscan" and self.num_clusters is not None:
-            raise ValueError(
-                "task.num_clusters has no effect on task.method=hdbscan. Use task.min_cluster_size."
-            )
+            raise ValueError("task.num_clusters has no effect on task.method=hdbscan. Use task.min_cluster_size.")
         if self.method != "hdbscan" and self.min_cluster_size is not None:
             raise ValueError(f"task.min_cluster_size has no effect on task.method={self.method}. Use task.num_clusters.")
 

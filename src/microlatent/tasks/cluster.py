@@ -28,7 +28,6 @@ from microlatent.drawing.tissue import Block, Panel, draw_section
 from microlatent.files import atomic, write_csv
 from microlatent.progress import track
 from microlatent.schemas import Settings
-from microlatent.tasks.embed import pixel_features, training_rows
 
 if TYPE_CHECKING:
     from microlatent.run import Rehearsal
@@ -56,7 +55,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     task, seed = settings.task, settings.seed
     opened = open_all(settings)
     latents, patches = opened.latents, opened.patches
-    train = training_rows(latents.obs)
+    train = latents.training_rows()
     pca = fit_components(latents, train, task.components, task.max_components)
     z = pca.transform(latents.x)
     found = clustering.cluster(z, train, task.method, task.num_clusters, task.max_clusters, task.min_cluster_size, seed)
@@ -245,7 +244,7 @@ def agreement_table(
     if num > COMPARED_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(num, COMPARED_ROWS, replace=False))
     here = np.flatnonzero(np.isin(rows, train))
-    pixels = pixel_features(opened.patches, rows, rows[here], opened.latents.model_input()[1])
+    pixels = opened.patches.features(rows, rows[here], opened.latents.model_input()[1])
     scores = components.fit_pca(pixels, here, width).transform(pixels) if np.ptp(pixels, 0).any() else np.zeros((len(rows), 1))
     baseline = "kmeans" if method == "hdbscan" else method
     alone = clustering.cluster(scores, here, baseline, found.num, seed=seed).labels if found.num > 1 else np.zeros(len(rows), int)

@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 FEWEST_FOR_UMAP = 10
 PROBE_ROWS = 10_000  # at most; more would cost time without narrowing an interval over tracks
-PROBE_SIDE_PX = 32  # patches are averaged down to about this side for the pixel baseline
 NUM_FOLDS = 5
 MOST_LABELS = 50  # more kinds of text are names, not labels
 PROBE_TABLES = {"r2": "probes", "accuracy": "class_probes"}
@@ -44,7 +43,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     patches = Patches(latents, list(latents.stores(settings.data.store)), settings.data.channels or latents.model_input()[0])
     probes = probe_columns(task.probes, latents.obs)
     colours = colour_columns(task.colour_by, probes, latents.obs)
-    train = training_rows(latents.obs)
+    train = latents.training_rows()
 
     pca = components.PCA.load(task.pca) if task.pca else components.fit_pca(latents.x, train, task.components)
     if pca.components.shape[1] != latents.x.shape[1]:
@@ -93,7 +92,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     names = ["variance", *(f"scatter_{figures.file_word(column)}" for column in colours)]
     names += [f"means_{figures.file_word(channel)}" for channel in patches.channels] + (["probes"] if probes else [])
     num, dims = latents.x.shape
-    side = min(len(training_rows(latents.obs)), dims)
+    side = min(len(latents.training_rows()), dims)
     return Rehearsal(
         reads=[str(latents.path), *(str(store.path) for store in patches.stores)],
         writes=[
@@ -140,15 +139,6 @@ def colour_columns(names: list[str], probes: list[str], obs: pd.DataFrame) -> li
     return find_columns(names, obs, "task.colour_by") or list(
         dict.fromkeys([*(name for name in COLOURS if name in obs), *probes])
     )
-
-
-def training_rows(obs: pd.DataFrame) -> np.ndarray:
-    """Return the rows of the training part; all rows, and say so, where the table knows none."""
-    rows = np.flatnonzero(obs["part"] == "train") if "part" in obs else np.array([], int)
-    if len(rows) >= 2:
-        return rows
-    log.warning("The table has no patches of the training part, so PCA and UMAP are fitted to all of them.")
-    return np.arange(len(obs))
 
 
 # -------------------------------------------------------------------------------------------------------- embedding
@@ -253,7 +243,7 @@ def run_probes(
         rows = np.sort(np.random.default_rng(settings.seed).choice(rows, PROBE_ROWS, replace=False))
     groups = every[rows]
     latent = probe.reduce(np.asarray(latents.x[rows]), groups, width, NUM_FOLDS, settings.seed)
-    pixels = probe.reduce(pixel_features(patches, rows, train, latents.model_input()[1]), groups, width, NUM_FOLDS, settings.seed)
+    pixels = probe.reduce(patches.features(rows, train, latents.model_input()[1]), groups, width, NUM_FOLDS, settings.seed)
     records: dict[str, list[dict]] = {}
     for column in track(columns, "Probing"):
         is_label = latents.obs[column].dtype.kind in "OUT"
@@ -268,23 +258,3 @@ def run_probes(
     for kind in ("latent", "pca_pixels") if "r2" in tables else ():
         tables["r2"][f"p_holm_{kind}"] = probe.holm(tables["r2"][f"p_permutation_{kind}"].to_numpy())
     return tables
-
-
-def pixel_features(patches: Patches, rows: np.ndarray, train: np.ndarray, normalise: str) -> np.ndarray:
-    """Return normalised patches averaged down to about 32 pixels a side (n, C * side * side), float32."""
-    mean, std, *_ = patches.moments(rows)
-    if normalise != "patch":  # one scale for each channel, from the training part, as the model saw it
-        mean, std, *_ = patches.moments(train)
-        centre = mean.mean(0)
-        mean, std = centre[None], np.sqrt((std**2 + (mean - centre) ** 2).mean(0))[None]
-    std = np.where(std > 0, std, 1.0)
-    blocks = []
-    for start in track(range(0, len(rows), 64), "Reading pixels", total=-(-len(rows) // 64)):
-        part = slice(start, start + 64)
-        x = patches.read(rows[part])
-        factor = max(1, x.shape[-1] // PROBE_SIDE_PX)
-        side = x.shape[-1] // factor
-        x = x[..., : side * factor, : side * factor].reshape(*x.shape[:2], side, factor, side, factor).mean((3, 5))
-        scale = (mean, std) if len(mean) == 1 else (mean[part], std[part])
-        blocks.append(((x - scale[0][..., None, None]) / scale[1][..., None, None]).astype(np.float32).reshape(len(x), -1))
-    return np.concatenate(blocks)

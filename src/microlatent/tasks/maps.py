@@ -57,7 +57,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Measure every latent, draw the chosen ones."""
     opened = open_all(settings)
     latents, channels = opened.latents, opened.patches.channels
-    train = training_rows(latents.obs)
+    train = latents.training_rows()
     means = opened.patches.moments(np.arange(len(latents))).mean
     found = latent_maps.spread(latents.x, train, latents.groups(), opened.images, means)
     dims = chosen_dims(settings, found.variance)
@@ -120,15 +120,6 @@ def open_all(settings: Settings) -> Opened:
         images[section.rows] = number
     patches = Patches(latents, stores, settings.task.markers or known)
     return Opened(latents, patches, every, choose(every, settings.task.images), images)
-
-
-def training_rows(obs: pd.DataFrame) -> np.ndarray:
-    """Return the rows of the training part; all rows, and say so, where the table knows none."""
-    rows = np.flatnonzero(obs["part"] == "train") if "part" in obs else np.array([], int)
-    if len(rows) >= 2:
-        return rows
-    log.warning("The table has no partitions of the training part, so the latents that vary most are chosen on all of them.")
-    return np.arange(len(obs))
 
 
 def chosen_dims(settings: Settings, variance: np.ndarray) -> list[int]:
