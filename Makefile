@@ -15,8 +15,8 @@ $(VENV)/.ready: requirements/lock.txt scripts/setup_env.sh
 
 setup: $(VENV)/.ready  ## make the environment (torch in the build that fits, then the locked packages)
 
-demo: $(VENV)/.ready  ## simulate a specimen, assemble, train, encode, match, embed; compare with what was planted
-	@$(PYTHON) scripts/demo.py --outputs $(OUTPUTS)
+demo: $(VENV)/.ready  ## simulate specimens, run the main jobs, compare with what was planted (SYSTEM=wells or partitions)
+	@$(PYTHON) scripts/demo.py --outputs $(OUTPUTS) $(SYSTEM)
 
 test: $(VENV)/.ready  ## the fast tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m "not slow"

@@ -1,4 +1,4 @@
-"""The main job on the simulated specimen, as a user would type it, and what was found against what was planted."""
+"""The main jobs on the simulated specimens, as a user would type them, and what was found against what was planted."""
 
 from __future__ import annotations
 
@@ -15,36 +15,61 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = (
-    "infer.py task=assemble experiment=wells_demo task.patch_px=64",
-    "train.py model=vqvae_z16 experiment=wells_demo",
-    "infer.py task=process run=latest",
-    "analyze.py task=match run=latest",
-    "analyze.py task=embed run=latest",
-)
+COMMANDS = {
+    "wells": (
+        "infer.py task=assemble experiment=wells_demo task.patch_px=64",
+        "train.py model=vqvae_z16 experiment=wells_demo",
+        "infer.py task=process run=latest",
+        "analyze.py task=match run=latest",
+        "analyze.py task=embed run=latest",
+    ),
+    "partitions": (
+        "infer.py task=assemble experiment=partitions_demo",
+        "train.py experiment=partitions_demo",
+        "infer.py task=process run=latest",
+        "infer.py task=reconstruct run=latest task.images=[S01/roi1,S02/roi1]",
+        "analyze.py task=maps run=latest task.images=[S01/roi1,S02/roi1]",
+        "analyze.py task=cluster run=latest task.images=[S01/roi1,S02/roi1]",
+        "analyze.py task=outcome run=latest",
+    ),
+}
 
 
 def main() -> None:
     """Run the commands one after the other and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outputs", default="outputs")
-    outputs = Path(parser.parse_args().outputs)
-    console, started = Console(), time.perf_counter()
-    for line in COMMANDS:
+    parser.add_argument("systems", nargs="*", help=f"of {', '.join(COMMANDS)}; default: all")
+    arguments = parser.parse_args()
+    outputs, console = Path(arguments.outputs), Console()
+    unknown = [system for system in arguments.systems if system not in COMMANDS]
+    if unknown:
+        parser.error(f"there is no demo of {', '.join(unknown)}; known: {', '.join(COMMANDS)}")
+    for system in arguments.systems or COMMANDS:
+        run(system, outputs, console)
+
+
+def run(system: str, outputs: Path, console: Console) -> None:
+    """Run the commands of one system and report."""
+    started = time.perf_counter()
+    for line in COMMANDS[system]:
         console.rule(f"python {line}", align="left")
         before = time.perf_counter()
-        extra = [f"outputs={outputs}", *(["name=wells-demo"] if "run=latest" in line else [])]
+        extra = [f"outputs={outputs}", *([f"name={system}-demo"] if "run=latest" in line else [])]
         done = subprocess.run([sys.executable, *shlex.split(line), *extra], cwd=ROOT, check=False)
         if done.returncode:
             sys.exit(done.returncode)
         console.print(f"[dim]{time.perf_counter() - before:.0f} s[/dim]")
-    run = max((outputs / "wells-demo").glob("*/process")).parent
-    report(run, console)
-    console.print(f"\nwhole demo: {time.perf_counter() - started:.0f} s")
+    folder = max((outputs / f"{system}-demo").glob("*/process")).parent
+    {"wells": report_wells, "partitions": report_partitions}[system](folder, console)
+    console.print("Figures:")
+    for path in sorted(folder.glob("**/figures/*.png")):
+        console.print(f"  {path}", soft_wrap=True)
+    console.print(f"\nwhole demo of {system}: {time.perf_counter() - started:.0f} s")
 
 
-def report(run: Path, console: Console) -> None:
-    """Print planted factors against what linear probes find, matched trajectories, and the figures."""
+def report_wells(run: Path, console: Console) -> None:
+    """Print planted factors against what linear probes find, and matched trajectories."""
     probes = pd.read_csv(run / "embed" / "tables" / "probes.csv")
     title = "Planted factors read out by a linear probe on held-out trajectories: R2 and 95 % interval"
     table = Table(title=title, title_justify="left")
@@ -58,9 +83,6 @@ def report(run: Path, console: Console) -> None:
     matched = json.loads((run / "match" / "status.json").read_text())["metrics"]
     for key, value in matched.items():
         console.print(f"  {key}: {value:.4g}")
-    console.print("Figures:")
-    for path in sorted(run.glob("**/figures/*.png")):
-        console.print(f"  {path}", soft_wrap=True)
 
 
 if __name__ == "__main__":

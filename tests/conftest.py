@@ -1,6 +1,13 @@
 """Fixtures for the real and golden data, and one thread per test process."""
 
+import logging
 import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -61,19 +68,58 @@ def compose():
 
 
 @pytest.fixture
-def command(tmp_path, tmp_path_factory):
-    """Return a function that runs one of the three commands as a user does, in an empty folder."""
-    import subprocess
-    import sys
+def command(tmp_path):
+    """Return a function that runs one of the three commands in an empty folder, with arguments as a user types them.
+
+    The command runs in a fork of this process, which has loaded torch and pandas already: a process of its own would spend
+    seconds on that, and there are many commands. With a launcher it gets one.
+    """
 
     def run(entry: str, *arguments: str, check: bool = True, launcher: tuple[str, ...] = (), **environment: str):
-        fonts = tmp_path_factory.getbasetemp() / "matplotlib"  # or every command would look for fonts anew
-        env = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "MPLCONFIGDIR": str(fonts)}
-        env |= {"HOME": str(tmp_path / "home"), **environment}
-        line = [sys.executable, *launcher, str(ROOT / f"{entry}.py"), *arguments]
-        done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+        env = {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "HOME": str(tmp_path / "home"), **environment}
+        if launcher:
+            line = [sys.executable, *launcher, str(ROOT / f"{entry}.py"), *arguments]
+            done = subprocess.run(line, cwd=tmp_path, env=os.environ | env, capture_output=True, text=True, timeout=300)
+        else:
+            done = in_fork(entry, arguments, tmp_path, env)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
     run.folder = tmp_path
     return run
+
+
+def in_fork(entry: str, arguments: tuple[str, ...], folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess:
+    """Run an entry point in a fork of this process and return its exit code and what it printed."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = os.fork()
+        if child == 0:
+            code = 70  # unless it ends as a command does
+            try:
+                os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+                sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+                signal.alarm(300)
+                code = as_command(entry, arguments, folder, env)
+            finally:
+                if code == 70:
+                    traceback.print_exc()
+                sys.stdout.flush(), sys.stderr.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        for stream in (out, err):
+            stream.seek(0)
+        return subprocess.CompletedProcess([entry, *arguments], code, out.read(), err.read())
+
+
+def as_command(entry: str, arguments: tuple[str, ...], folder: Path, env: dict[str, str]) -> int:
+    """Become what ``python <entry>.py <arguments>`` is, as far as a fork can, and return the exit code."""
+    os.environ.update(env)
+    os.chdir(folder)
+    sys.path[:0] = env["PYTHONPATH"].split(os.pathsep)
+    sys.argv = [str(ROOT / f"{entry}.py"), *arguments]
+    logging.getLogger("microlatent").handlers.clear()  # the tests' own
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    return 0
