@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from microlatent.data import pickles
+from microlatent.data.folders import refuse_foreign, refuse_overwrite
 from microlatent.data.relations import RelationTable, label, reference_order, relate
 from microlatent.data.store import Store
 from microlatent.data.well_files import find_wells
-from microlatent.data.wells import assembly_folder, refuse_foreign
+from microlatent.data.wells import assembly_folder
 from microlatent.files import write_json, write_pickle
 from microlatent.schemas import AssembleWellsConfig, Settings, WellsConfig
-from microlatent.data.folders import refuse_overwrite
 from microlatent.tasks.assemble_wells import assemble
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from microlatent.data.mnist import find_digits, raw_folder
+from microlatent.data.folders import raw_folder
+from microlatent.data.mnist import find_digits
 from microlatent.data.store import Store
 from microlatent.schemas import AssembleMnistConfig, MnistConfig, Settings
 from microlatent.tasks import assemble_mnist
@@ -127,7 +128,7 @@ def test_damaged_and_unpaired_files_are_named(tmp_path, case, message):
 
 
 def test_there_is_no_specimen_of_digits(tmp_path):
-    with pytest.raises(ValueError, match="no simulated specimen of digits"):
+    with pytest.raises(ValueError, match="no simulated specimen of data=mnist"):
         raw_folder(MnistConfig(name="mnist", root="demo"), str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no such folder"):
         find_digits(tmp_path / "none")

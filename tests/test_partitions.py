@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microlatent.analysis.threshold import otsu
-from microlatent.data.partitions import cut, find_images
+from microlatent.data.partitions import cut
 from microlatent.data.store import Store
+from microlatent.data.tissue_files import find_images
 from microlatent.schemas import AssemblePartitionsConfig, PartitionsConfig, Settings
 from microlatent.tasks import assemble_partitions
 from microlatent.tracking import NullTracker

@@ -1,7 +1,7 @@
 """Where raw files and stores lie, the same for every system: the specimen, the default folders, and whose store a store is.
 
-``system`` is the name of the data group (wells, partitions): of the specimen's module in ``data/simulate``, and the beginning
-of the folders' names.
+``config`` is a data group's settings. Its name (wells, partitions) is that of the specimen's module in ``data/simulate`` and the
+beginning of the folders' names.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from microlatent.data.store import Store
 
 
-def raw_folder(system: str, config: Any, outputs: str) -> Path:
+def raw_folder(config: Any, outputs: str) -> Path:
     """Return the folder of raw files; ``data.root=demo`` simulates the specimen there the first time."""
     if config.root is None:
         raise ValueError("data.root is not set. Name the folder of raw files, or data.root=demo for the simulated specimen.")
     if config.root != "demo":
         return Path(config.root)
-    folder = Path(outputs) / "specimens" / f"{system}-demo"
-    import_module(f"microlatent.data.simulate.{system}").simulate(folder, seed=0)
+    module = f"microlatent.data.simulate.{config.name}"
+    if find_spec(module) is None:
+        raise ValueError(f"data.root=demo: there is no simulated specimen of data={config.name}. Name the folder of its files.")
+    folder = Path(outputs) / "specimens" / f"{config.name}-demo"
+    import_module(module).simulate(folder, seed=0)
     return folder
 
 
@@ -37,7 +41,7 @@ def rehearsing(config: Any, outputs: str) -> Iterator[str]:
         yield name
 
 
-def store_folder(system: str, config: Any, outputs: str) -> Path:
+def store_folder(config: Any, outputs: str) -> Path:
     """Return the folder of the assembled stores."""
     if config.store:
         return Path(config.store)
@@ -47,7 +51,7 @@ def store_folder(system: str, config: Any, outputs: str) -> Path:
             "or data.store=<folder of .h5 stores>."
         )
     name = config.root if config.root == "demo" else Path(config.root).resolve().name
-    return (Path(outputs) / "stores" / f"{system}-{name}").absolute()
+    return (Path(outputs) / "stores" / f"{config.name}-{name}").absolute()
 
 
 def origin_of(config: Any) -> str | None:
@@ -92,7 +96,7 @@ def refuse_overwrite(path: Path, config: Any, overwrite: bool) -> None:
         )
 
 
-def open_stores(system: str, config: Any, outputs: str, names: list[str] | None = None, key: str = "") -> list[Store]:
+def open_stores(config: Any, outputs: str, names: list[str] | None = None, key: str = "") -> list[Store]:
     """Open every assembled store, or those that the setting ``key`` names, in the order of their names.
 
     ``config.store`` and ``config.root`` become absolute, so that what stands on a run finds them from anywhere.
@@ -104,11 +108,11 @@ def open_stores(system: str, config: Any, outputs: str, names: list[str] | None 
     ValueError
         A store was assembled from another folder of the same name.
     """
-    folder = store_folder(system, config, outputs)
+    folder = store_folder(config, outputs)
     found = {path.stem: path for path in sorted(folder.glob("*.h5")) if not path.name.startswith(".")}
     if not found:
         raise FileNotFoundError(
-            f"There is no store in {folder}. Make one from raw files: python infer.py task=assemble data={system} "
+            f"There is no store in {folder}. Make one from raw files: python infer.py task=assemble data={config.name} "
             "data.root=<folder>, or name the folder of stores: data.store=<folder>."
         )
     missing = [name for name in names or [] if name not in found]

@@ -54,7 +54,7 @@ def open_latents(settings: Settings, task: str) -> Latents:
         )
     if path.suffix != ".pkl":
         return Latents.open(path)
-    from microlatent.data.wells import store_folder  # imports torch
+    from microlatent.data.folders import store_folder
 
     return Latents.open(path, store_folder(settings.data, settings.outputs))
 
@@ -227,7 +227,7 @@ class Patches:
     def features(self, rows: np.ndarray, train: np.ndarray, normalise: str) -> np.ndarray:
         """Return the pixels as a baseline for latents: normalised patches averaged down to about 32 pixels a side.
 
-        (n, C * side * side) float32; ``train`` are the rows whose statistics scale each channel, ``normalise`` what the model saw.
+        (n, C * side * side) float32. ``train`` are the rows whose statistics scale each channel, ``normalise`` is the model's.
         """
         mean, std, *_ = self.moments(rows)
         if normalise != "patch":  # one scale for each channel, from the training part, as the model saw it

@@ -1,4 +1,4 @@
-"""Handwritten digits in idx files. Where they lie, and how their store becomes what a model trains on.
+"""Handwritten digits in idx files, and how their store becomes what a model trains on.
 
 Format: http://yann.lecun.com/exdb/mnist (big-endian; magic number, sizes, bytes), plain or gzip whatever the name says. Files
 of images have "images" in their names, those of labels "labels", and are otherwise named alike.
@@ -16,13 +16,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from microlatent.data import folders
-from microlatent.data.folders import open_stores, origin_of, refuse_foreign
+from microlatent.data.folders import open_stores
 from microlatent.data.paths import natural
 from microlatent.data.source import PatchSource
 from microlatent.schemas import MnistConfig, Settings
 
-__all__ = ["DigitPatches", "Digits", "find_digits", "open_source", "origin_of", "raw_folder", "refuse_foreign", "store_folder"]
 IMAGES, LABELS = 2051, 2049  # magic numbers
 
 
@@ -34,18 +32,6 @@ class Digits:
     path: Path
     images: np.ndarray  # (N, Y, X) uint8
     labels: np.ndarray | None  # (N,) uint8
-
-
-def raw_folder(config: MnistConfig, outputs: str) -> Path:
-    """Return the folder of idx files."""
-    if config.root == "demo":
-        raise ValueError("data.root=demo: there is no simulated specimen of digits. Name the folder that holds their idx files.")
-    return folders.raw_folder("mnist", config, outputs)
-
-
-def store_folder(config: MnistConfig, outputs: str) -> Path:
-    """Return the folder of the assembled store."""
-    return folders.store_folder("mnist", config, outputs)
 
 
 def find_digits(root: str | Path) -> list[Digits]:
@@ -136,4 +122,4 @@ class DigitPatches(PatchSource):
 def open_source(settings: Settings) -> DigitPatches:
     """Open the store of digits."""
     config: MnistConfig = settings.data
-    return DigitPatches(open_stores("mnist", config, settings.outputs), config.channels, augment=config.augment)
+    return DigitPatches(open_stores(config, settings.outputs), config.channels, augment=config.augment)

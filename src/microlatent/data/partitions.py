@@ -1,47 +1,20 @@
-"""Partitions: square cuts of multiplexed tissue images. Where they lie, and how a store becomes what a model trains on."""
+"""Partitions: square cuts of multiplexed tissue images, and how their stores become what a model trains on."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from microlatent.data import folders
-from microlatent.data.folders import open_stores, origin_of, refuse_foreign, rehearsing
+from microlatent.data.folders import open_stores
 from microlatent.data.source import PatchSource
 from microlatent.data.split import Split
-from microlatent.data.tissue_files import TissueImage, find_images
+from microlatent.data.tissue_files import TissueImage
 from microlatent.schemas import PartitionsConfig, Settings
 
 logger = logging.getLogger(__name__)
-
-__all__ = [
-    "PartitionPatches",
-    "TissueImage",
-    "cut",
-    "find_images",
-    "gather",
-    "open_source",
-    "origin_of",
-    "raw_folder",
-    "refuse_foreign",
-    "refuse_small",
-    "rehearsing",
-    "store_folder",
-]
-
-
-def raw_folder(config: PartitionsConfig, outputs: str) -> Path:
-    """Return the folder of the subjects' images; ``data.root=demo`` simulates the tissue there the first time."""
-    return folders.raw_folder("partitions", config, outputs)
-
-
-def store_folder(config: PartitionsConfig, outputs: str) -> Path:
-    """Return the folder of the assembled stores, one file per subject."""
-    return folders.store_folder("partitions", config, outputs)
 
 
 def cut(shape_px: tuple[int, int], size: int, overlap: int = 0, remainder: str = "shift") -> np.ndarray:
@@ -116,7 +89,7 @@ class PartitionPatches(PatchSource):
 def open_source(settings: Settings) -> PartitionPatches:
     """Open the stores of the chosen subjects as one source of partitions."""
     config: PartitionsConfig = settings.data
-    stores = open_stores("partitions", config, settings.outputs, config.subjects, "data.subjects")
+    stores = open_stores(config, settings.outputs, config.subjects, "data.subjects")
     chosen = config.channels
     if config.drop_channels:
         chosen = [name for name in chosen or stores[0].channels if name not in config.drop_channels]

@@ -9,28 +9,11 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from microlatent.data import folders
-from microlatent.data.folders import open_stores, origin_of, refuse_foreign, rehearsing
+from microlatent.data.folders import open_stores, raw_folder
 from microlatent.data.relations import reference_order
 from microlatent.data.source import PatchSource
 from microlatent.data.store import Store
 from microlatent.schemas import Settings, WellsConfig
-
-__all__ = [
-    "assembly_folder",
-    "open_source",
-    "origin_of",
-    "patches_folder",
-    "raw_folder",
-    "refuse_foreign",
-    "rehearsing",
-    "store_folder",
-]
-
-
-def raw_folder(config: WellsConfig, outputs: str) -> Path:
-    """Return the folder of raw files; ``data.root=demo`` simulates the specimen there the first time."""
-    return folders.raw_folder("wells", config, outputs)
 
 
 def assembly_folder(config: WellsConfig, outputs: str) -> Path:
@@ -53,11 +36,6 @@ def assembly_folder(config: WellsConfig, outputs: str) -> Path:
 def patches_folder(root: Path, outputs: str) -> Path:
     """Return where task=patch puts the patches of a folder of images."""
     return Path(outputs) / "patches" / root.resolve().name
-
-
-def store_folder(config: WellsConfig, outputs: str) -> Path:
-    """Return the folder of the assembled stores, one file per well."""
-    return folders.store_folder("wells", config, outputs)
 
 
 class WellPatches(PatchSource):
@@ -106,7 +84,7 @@ class WellPatches(PatchSource):
 def open_source(settings: Settings) -> WellPatches:
     """Open the stores of the chosen wells as one source of patches."""
     config: WellsConfig = settings.data
-    stores = open_stores("wells", config, settings.outputs, config.wells, "data.wells")
+    stores = open_stores(config, settings.outputs, config.wells, "data.wells")
     source = WellPatches(stores, config.channels, order=config.order, augment=config.augment)
     if config.sites:
         source.keep_only("site", config.sites, "data.sites")

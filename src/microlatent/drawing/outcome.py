@@ -52,8 +52,8 @@ def draw_prediction(results: dict[str, Prediction], labels: NDArray, outcomes: S
             ax.plot(across, own, "o", color=colour, markersize=4, markeredgewidth=0, alpha=0.85)
         ax.axhline(0, color="black", linewidth=0.6, linestyle=":")
         ax.set_xticks((0, 1), [f"{outcome}\n(n = {(labels == value).sum()})" for value, outcome in enumerate(outcomes)])
-        ax.set(xlim=(-0.6, 1.6), ylabel=f"held-out log odds of {outcomes[1]} (nats)", title=name)
-    fig.supxlabel(f"bars: 95 % intervals over subjects; {held_out}", fontsize=6.5, color=figures.GREY)
+        ax.set(xlim=(-0.6, 1.6), ylabel="held-out log odds (nats)", title=name)
+    fig.supxlabel(f"bars: 95 % intervals over subjects; {held_out}; log odds of {outcomes[1]}", fontsize=6.5, color=figures.GREY)
     return figures.save(fig, path)
 
 
@@ -109,10 +109,10 @@ def draw_differences(table: pd.DataFrame, outcomes: Sequence[str], path: Path) -
     """Draw the differences between the outcomes by marker: what stands together, how far, and how much there is."""
     panels = (
         (
-            "change of co-occurrence\nwith the marker named (correlation)",
+            "change of co-occurrence with\nthe marker named (correlation)",
             (("together", "latents, decoded"), ("pixels_together", "pixels")),
         ),
-        ("change on the way between the outcomes\n(RMS, in SD of the marker)", (("way", "latents, decoded"),)),
+        ("change on the way\n(RMS, in SD of the marker)", (("way", "latents, decoded"),)),
         ("change of the mean\n(in SD of the marker)", (("level", "latents, decoded"), ("pixels_level", "pixels"))),
     )
     fig, axes = figures.new(1, len(panels), figures.PAGE_MM, 32 + 7.0 * len(table), sharey=True)
@@ -132,7 +132,7 @@ def draw_differences(table: pd.DataFrame, outcomes: Sequence[str], path: Path) -
         figures.few_ticks(ax, 5)
     axes[0].set_yticks(place, [f"{row.marker} ({row.partner})" if row.partner else row.marker for row in table.itertuples()])
     fig.supxlabel(
-        f"{outcomes[1]} less {outcomes[0]}; bars: 95 % intervals over subjects, of each panel together",
+        f"{outcomes[1]} less {outcomes[0]}; bars: 95 % intervals over subjects; left and right: of all markers together",
         fontsize=6.5,
         color=figures.GREY,
     )

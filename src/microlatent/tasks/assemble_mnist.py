@@ -12,8 +12,8 @@ import xxhash
 
 from microlatent import provenance
 from microlatent.config import plain
-from microlatent.data.folders import refuse_overwrite
-from microlatent.data.mnist import Digits, find_digits, origin_of, raw_folder, store_folder
+from microlatent.data.folders import origin_of, raw_folder, refuse_overwrite, store_folder
+from microlatent.data.mnist import Digits, find_digits
 from microlatent.data.store import StoreWriter
 from microlatent.files import write_csv
 from microlatent.run import Rehearsal

@@ -15,19 +15,10 @@ from scipy import ndimage
 from microlatent import provenance
 from microlatent.analysis.threshold import otsu
 from microlatent.config import plain
-from microlatent.data.folders import refuse_overwrite
-from microlatent.data.partitions import (
-    TissueImage,
-    cut,
-    find_images,
-    gather,
-    origin_of,
-    raw_folder,
-    refuse_small,
-    rehearsing,
-    store_folder,
-)
+from microlatent.data.folders import origin_of, raw_folder, refuse_overwrite, rehearsing, store_folder
+from microlatent.data.partitions import cut, gather, refuse_small
 from microlatent.data.store import StoreWriter
+from microlatent.data.tissue_files import TissueImage, find_images
 from microlatent.files import atomic, write_csv
 from microlatent.progress import track
 from microlatent.run import Rehearsal

@@ -14,11 +14,11 @@ from torch.nn.functional import interpolate
 
 from microlatent import provenance
 from microlatent.config import plain
-from microlatent.data.folders import refuse_overwrite
+from microlatent.data.folders import origin_of, refuse_overwrite, rehearsing, store_folder
 from microlatent.data.relations import label, relate
 from microlatent.data.store import StoreWriter
 from microlatent.data.well_files import RawFrame, RawWell, find_wells
-from microlatent.data.wells import assembly_folder, origin_of, rehearsing, store_folder
+from microlatent.data.wells import assembly_folder
 from microlatent.files import write_csv, write_pickle
 from microlatent.progress import track
 from microlatent.run import Rehearsal

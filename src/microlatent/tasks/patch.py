@@ -17,9 +17,10 @@ from scipy import ndimage
 
 from microlatent import figures, provenance
 from microlatent.config import plain
+from microlatent.data.folders import raw_folder, rehearsing
 from microlatent.data.images import Pair, find_fields, join
 from microlatent.data.patches import Frame, NoCells, SiteCells, cut_frame, site_folder, write_site
-from microlatent.data.wells import patches_folder, raw_folder, rehearsing
+from microlatent.data.wells import patches_folder
 from microlatent.files import write_csv, write_json
 from microlatent.progress import track
 from microlatent.run import Rehearsal

@@ -16,7 +16,9 @@ import torch
 
 from microlatent.analysis.stitching import Mosaic
 from microlatent.config import nearest
-from microlatent.data.partitions import TissueImage, cut, find_images, gather, raw_folder, refuse_small, rehearsing
+from microlatent.data.folders import raw_folder, rehearsing
+from microlatent.data.partitions import cut, gather, refuse_small
+from microlatent.data.tissue_files import TissueImage, find_images
 from microlatent.device import choose_device
 from microlatent.drawing.reconstruction import panel
 from microlatent.experiment import Trained, load_model, load_split
