@@ -1,4 +1,4 @@
-"""Speed against the wells reference's methods, side by side: ``make bench`` or ``python benchmarks/bench.py [--device cuda]``.
+"""Speed and memory against the references' methods, side by side: ``make bench`` or ``python benchmarks/bench.py [--device cuda]``.
 
 Prints patches per second (median and quartiles) and ratios. Ways that are compared take turns in one process; allocator
 settings are a process's own, so each has its process, and these take turns too.
@@ -96,6 +96,34 @@ def pipeline(threads: int) -> None:
     console.print(shown)
 
 
+def kernels(threads: int) -> None:
+    """Huge kernels in Fourier space against direct ones, and training steps of the autoencoders."""
+    facts = in_process("benchmarks.kernels", f"--threads={threads}")
+    shown = table(f"Transposed convolutions, batch 100, {threads} threads: ms", "", "direct", "ours", "times as fast")
+    for stage, passes in facts["stages"].items():
+        for title, ways in passes.items():
+            direct, ours = (1e3 * np.array(ways[name]) for name in ("direct", "ours"))
+            shown.add_row(f"{stage}: {title}", spread(direct, 1), spread(ours, 1), spread(direct / ours, 1))
+    console.print(shown)
+    shown = table("Training the Gaussian autoencoder, 7 x 64 x 64, batch 100", "", "patches/s")
+    for name, rates in facts["models"].items():
+        shown.add_row(name, spread(rates))
+    console.print(shown)
+
+
+def partitions() -> None:
+    """Images to partitions: memory over the number of images."""
+    facts = in_process("benchmarks.partitioning")
+    head = ("", "images", "partitions", "seconds", "images/s", "peak memory, MB", "of it after the imports, MB")
+    shown = table("Images of 1000 x 1000 x 7 uint16 to partitions of 64 px", *head)
+    for way in ("reference", "ours"):
+        for count, part in facts[way].items():
+            cells = f"{part['partitions']:,}", f"{part['seconds']:.1f}", f"{int(count) / part['seconds']:.1f}"
+            shown.add_row(way, count, *cells, f"{part['peak_mb']:,.0f}", f"{part['above_imports_mb']:,.0f}")
+    shown.add_row("reference, by its formula", "400", *[""] * 4, f"{400 * facts['reference_formula_mb_per_image']:,.0f}")
+    console.print(shown)
+
+
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -103,17 +131,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
     parser.add_argument("--passes", type=int, default=2, help="processes per allocator setting")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way in a process")
-    parser.add_argument("--only", choices=["network", "pipeline"])
+    parser.add_argument("--only", choices=["network", "pipeline", "partitions", "kernels"])
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda"):
         from benchmarks.gpu import show
 
         show(console, arguments.device, arguments.rounds)
         return
-    if arguments.only != "pipeline":
-        network(arguments.threads, arguments.passes, arguments.rounds)
-    if arguments.only != "network":
-        pipeline(arguments.threads)
+    parts = {
+        "network": lambda: network(arguments.threads, arguments.passes, arguments.rounds),
+        "pipeline": lambda: pipeline(arguments.threads),
+        "kernels": lambda: kernels(arguments.threads),
+        "partitions": partitions,
+    }
+    for name in [arguments.only] if arguments.only else parts:
+        parts[name]()
 
 
 if __name__ == "__main__":
