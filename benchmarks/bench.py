@@ -1,4 +1,4 @@
-"""Speed and memory against the references' methods, side by side: ``make bench`` or ``python benchmarks/bench.py [--device cuda]``.
+"""Speed and memory against the references' methods: ``make bench`` or ``python benchmarks/bench.py [--device cuda]``.
 
 Prints patches per second (median and quartiles) and ratios. Ways that are compared take turns in one process; allocator
 settings are a process's own, so each has its process, and these take turns too.

@@ -21,9 +21,9 @@ from benchmarks.reference import augment_one_by_one
 from benchmarks.timing import ROOT, alternate
 from microlatent import allocator, training
 from microlatent.data.batch import Batch
-from microlatent.data.wells import WellPatches
 from microlatent.data.split import Split
 from microlatent.data.store import Store
+from microlatent.data.wells import WellPatches
 from microlatent.losses import Losses
 from microlatent.run import RunFolder
 from microlatent.schemas import LoggerConfig, Settings, TrainConfig, TrainerConfig, WellsConfig

@@ -20,6 +20,7 @@ def histories(stores_folder, command, compose):
     return [[pd.read_csv(path) for path in one.parents[1].glob(f"{name}/*/history.csv")] for name in ("one", "two")]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_and_share_one_run_folder(histories, command):
     (one,), (two,) = histories
     assert len(list(command.folder.glob("outputs/two/*"))) == 1

@@ -67,6 +67,7 @@ def test_exemplars_join_back_to_the_table(done):
     assert len(table) == 2 * 3 * 3
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_files(done, folder, tmp_path):
     embed.run(settings(folder), tmp_path, NullTracker())
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.*") if path.suffix in (".png", ".csv")]

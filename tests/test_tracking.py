@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 
 from microlatent.tracking import Tracker
+from tests.forks import in_fork
 from tests.test_training import SMALL
 
 
 @pytest.fixture(scope="module")
 def tracked(stores_folder, tmp_path_factory):
     """Train and encode, logged offline, with HOME in an empty folder."""
-    root, folder = Path(__file__).parents[1], tmp_path_factory.mktemp("wandb")
+    folder = tmp_path_factory.mktemp("wandb")
     (folder / "home").mkdir()
-    env = {"PYTHONPATH": str(root / "src"), "HOME": str(folder / "home"), "PATH": os.environ["PATH"]}
+    env = {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "HOME": str(folder / "home")}
     options = [option for option in SMALL if not option.startswith("logger")]
     train = [
-        "train.py",
+        "train",
         f"data.store={stores_folder}",
         "name=tracked",
         "trainer.epochs=2",
@@ -29,10 +30,8 @@ def tracked(stores_folder, tmp_path_factory):
         *options,
         "trainer.num_reconstructions=2",
     ]
-    for entry, *arguments in (train, ["infer.py", "task=process", "run=latest"]):
-        done = subprocess.run(
-            [sys.executable, str(root / entry), *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=300
-        )
+    for entry, *arguments in (train, ["infer", "task=process", "run=latest"]):
+        done = in_fork(entry, tuple(arguments), folder, env)
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -105,6 +104,7 @@ def test_online_without_a_key_says_so_and_logs_offline(compose, tmp_path, monkey
     assert list(tmp_path.glob("wandb/offline-run-*"))
 
 
+@pytest.mark.slow
 def test_unreachable_server_falls_back_to_offline_in_time_and_says_so(compose, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there

@@ -37,10 +37,12 @@ def arguments(stores_folder, tmp_path):
 
 
 @pytest.fixture
-def fit(compose, arguments):
-    """Return a function that trains in this process and returns the run folder."""
+def fit(compose, arguments, monkeypatch):
+    """Return a function that trains in this process and returns the run folder; figures, half of the time, only if wanted."""
 
-    def fitted(*overrides: str) -> Path:
+    def fitted(*overrides: str, figures: bool = False) -> Path:
+        if not figures:
+            monkeypatch.setattr(evaluation, "leave_figures", lambda *_: None)
         settings = compose("train", *arguments, *overrides)
         return carry_out(settings, list(overrides))[1]
 
@@ -52,7 +54,7 @@ def history(folder: Path) -> pd.DataFrame:
 
 
 def test_run_folder_is_complete_and_its_status_true(fit):
-    folder = fit("trainer.epochs=2", "trainer.checkpoint_every=1", "trainer.num_reconstructions=3")
+    folder = fit("trainer.epochs=2", "trainer.checkpoint_every=1", "trainer.num_reconstructions=3", figures=True)
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names >= {
         *(
@@ -302,6 +304,7 @@ def test_weights_of_another_shape_are_refused_by_name(fit):
         fit("trainer.epochs=1", "model.num_codes=4", f"init_from={trained}")
 
 
+@pytest.mark.slow
 def test_killed_run_is_shown_as_lost_and_its_last_checkpoint_is_whole(arguments, stores_folder, tmp_path):
     line = [sys.executable, str(ROOT / "train.py"), *arguments, "trainer.epochs=100000", "trainer.threads=1"]
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}

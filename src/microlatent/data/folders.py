@@ -26,7 +26,7 @@ def raw_folder(config: Any, outputs: str) -> Path:
     module = f"microlatent.data.simulate.{config.name}"
     if find_spec(module) is None:
         raise ValueError(f"data.root=demo: there is no simulated specimen of data={config.name}. Name the folder of its files.")
-    folder = Path(outputs) / "specimens" / f"{config.name}-demo"
+    folder = Path(outputs).absolute() / "specimens" / f"{config.name}-demo"
     import_module(module).simulate(folder, seed=0)
     return folder
 
