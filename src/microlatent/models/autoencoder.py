@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,14 @@ def build_network(config: AEConfig, channels: int, patch_px: int) -> nn.Module:
 
 class Autoencoder(nn.Module):
     """Encode a patch to a vector and decode it."""
+
+    labels: ClassVar = {  # of the learning curves
+        "total": "total loss (nats per patch)",
+        "recon": "reconstruction\n(negative log-likelihood, nats)",
+        "kl": "KL divergence (nats)",
+        "mse": "mean squared error\n(normalised units)",
+        "active_units": "active latent dimensions",
+    }
 
     def __init__(self, config: AEConfig, channels: int, patch_px: int):
         super().__init__()

@@ -7,7 +7,8 @@ residual branches start at zero, and the first training batch fixes, once, the m
 works in. So it learns z-scores, 0 to 100 and zeros and ones alike, and begins by answering every patch with the mean.
 
 Shapes: B patches, C channels, Y rows, X columns, D latent dimensions.
-Source: data-dependent initialisation, Salimans & Kingma 2016, arXiv:1602.07868.
+Source: data-dependent initialisation, Salimans & Kingma 2016, arXiv:1602.07868; chequerboards, Aitken et al. 2017,
+arXiv:1707.02937.
 """
 
 from __future__ import annotations
@@ -46,8 +47,20 @@ def halve(maps: int, maps_out: int) -> nn.Module:
 
 
 def double(maps: int, maps_out: int) -> nn.Module:
-    """Convolution of one pixel to 2 x 2."""
-    return nn.ConvTranspose2d(maps, maps_out, 2, 2)
+    """Convolution of one pixel to 2 x 2, which are alike at the start: what is not learned leaves no chequerboard."""
+    layer = nn.ConvTranspose2d(maps, maps_out, 2, 2)
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight[:, :, :1, :1].expand_as(layer.weight))
+    return layer
+
+
+def to_pixels(maps: int, channels: int) -> nn.Module:
+    """Convolution of half the resolution to pixels, the four of a block alike at the start (Aitken et al. 2017)."""
+    layer = nn.Conv2d(maps, 4 * channels, 3, padding=1)
+    with torch.no_grad():
+        for values in (layer.weight, layer.bias):
+            values.copy_(values[::4].repeat_interleave(4, 0))
+    return nn.Sequential(layer, nn.PixelShuffle(2))
 
 
 def _remember_scaling(module: CompactNetwork, _: object) -> None:
@@ -110,7 +123,7 @@ class CompactNetwork(nn.Module):
         has_x_std = is_variational and likelihood == "gauss"
         self.has_pixel_std = has_x_std and full_var
         num_out = channels * (1 + self.has_pixel_std)
-        self.decoder = nn.Sequential(*decoder, nn.ELU(), nn.Conv2d(width, 4 * num_out, 3, padding=1), nn.PixelShuffle(2))
+        self.decoder = nn.Sequential(*decoder, nn.ELU(), to_pixels(width, num_out))
         self.x_std = nn.Linear(flat, 1) if has_x_std and not full_var else None
 
         # Mean and scale of the data, from the first training batch; part of the weights from then on.
