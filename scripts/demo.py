@@ -30,7 +30,7 @@ COMMANDS = {
         "infer.py task=reconstruct run=latest task.images=[S01/roi1,S02/roi1]",
         "analyze.py task=maps run=latest task.images=[S01/roi1,S02/roi1]",
         "analyze.py task=cluster run=latest task.images=[S01/roi1,S02/roi1]",
-        "analyze.py task=outcome run=latest",
+        "analyze.py task=outcome run=latest task.num_permutations=199",
     ),
 }
 
