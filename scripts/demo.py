@@ -88,12 +88,14 @@ def report_wells(run: Path, console: Console) -> None:
 def report_partitions(run: Path, console: Console) -> None:
     """Print how well outcomes of held-out subjects are told, and which markers changed places, beside what was planted."""
     prediction = pd.read_csv(run / "outcome" / "tables" / "prediction.csv")
-    table = Table(title="Outcome of subjects held out: responders differ only in where their CD8 cells stand", title_justify="left")
-    for name in ("from", "AUC and 95 % interval over subjects", "p (permuted outcomes)", "balanced accuracy"):
-        table.add_column(name, justify="left" if name == "from" else "right")
+    title = "Outcome of subjects held out (responders differ only in where their CD8 cells stand)"
+    table = Table(title=title, title_justify="left")
+    for name in ("from", "AUC, 95 % interval", "p, permuted", "accuracy"):
+        table.add_column(name, justify="left" if name == "from" else "right", no_wrap=True)
     for row in prediction.itertuples():
         auc = f"{row.auc:.2f} ({row.auc_lo:.2f} to {row.auc_hi:.2f})"
-        table.add_row(row.features, auc, f"{row.p_permutation:.3f}", f"{row.balanced_accuracy:.2f}")
+        rest = [] if pd.isna(row.p_permutation) else [f"{row.p_permutation:.3f}", f"{row.balanced_accuracy:.2f}"]
+        table.add_row(row.features, auc, *rest)
     console.print(table)
     markers = pd.read_csv(run / "outcome" / "tables" / "marker_differences.csv")
     console.print("Markers by how much their standing together changes (planted: CD8 and Cytokeratins):")

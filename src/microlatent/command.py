@@ -24,7 +24,8 @@ def main(entry: str, doc: str) -> None:
     arguments = sys.argv[1:]
     plugins = _plugins(arguments)
     if {"--help", "-h"} & set(arguments):
-        from microlatent.config import load_plugins, manual
+        from microlatent.config import load_plugins
+        from microlatent.manual import manual
 
         load_plugins(plugins)
         print(doc.strip() + "\n\n" + manual(entry))
@@ -36,7 +37,7 @@ def main(entry: str, doc: str) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from microlatent import config
+    from microlatent import config, manual
 
     def job(cfg: Any) -> dict[str, float] | None:
         try:
@@ -50,7 +51,7 @@ def main(entry: str, doc: str) -> None:
         config.load_plugins(plugins)
         hydra.main(config_path=str(config.CONF), config_name=entry, version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {config.explain(error, [a for a in arguments if not a.startswith('-')], entry)}", file=sys.stderr)
+        print(f"error: {manual.explain(error, [a for a in arguments if not a.startswith('-')], entry)}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except (*USER_ERRORS, Interrupted) as error:
         sys.exit(_say(error, debugging))

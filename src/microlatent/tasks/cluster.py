@@ -8,7 +8,6 @@ stability, marker_means, composition, assignments, exemplars, agreement) and ``f
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,16 +17,15 @@ import pandas as pd
 
 from microlatent import figures
 from microlatent.analysis import cluster_tables as tabulate
-from microlatent.analysis import clustering, components, latent_maps
+from microlatent.analysis import clustering, components
 from microlatent.analysis.clustering import NOISE, Clustering, Stability
 from microlatent.analysis.trajectories import interval
 from microlatent.data.latents import Latents, Patches, extend, open_latents
-from microlatent.data.tissue import PLACES, Section, choose, file_stems, marker_images, marker_limits, sections
+from microlatent.data.tissue import PLACES, Section, choose, file_stems, sections
 from microlatent.drawing import clusters as drawing
-from microlatent.drawing.tissue import Block, Panel, draw_section
 from microlatent.files import atomic, write_csv
-from microlatent.progress import track
 from microlatent.schemas import Settings
+from microlatent.tasks import cluster_figures
 
 if TYPE_CHECKING:
     from microlatent.run import Rehearsal
@@ -37,8 +35,6 @@ log = logging.getLogger(__name__)
 FEWEST_GROUPS = 5  # fewer cannot be resampled
 COMPARED_ROWS = 3000  # patches whose pixels are the baseline of agreement with known columns
 COMPOSED_BY = ("subject", "well", "true_digit")  # the first of these that the table has
-MAX_BARS = 60  # of the composition's figure
-NUCLEI = re.compile(r"dapi|dna|hoechst|histone|nucle", re.IGNORECASE)
 
 
 class Opened(NamedTuple):
@@ -105,7 +101,9 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     if by is not None and found.num > 1:
         numbers[f"nmi_{by}"] = clustering.agreement(found.labels, values)["nmi"]
     report(numbers, found, stable, train, task.method)
-    for path in draw(opened, tables, z, pca, found, code, names, chosen, means, by, ari_markers, settings, out / "figures"):
+    for path in cluster_figures.draw(
+        opened, tables, z, pca, found, code, names, chosen, means, by, ari_markers, settings, out / "figures"
+    ):
         tracker.image(path.stem, path)
     return numbers
 
@@ -266,89 +264,3 @@ def save_column(latents: Latents, target: Path, values: pd.Categorical, about: d
         with h5py.File(temporary, "a") as file:
             order = [name for name in file["obs"].attrs["column-order"] if name != "cluster"]
             file["obs"].attrs["column-order"] = np.array([*order, "cluster"], dtype=h5py.string_dtype())
-
-
-# ---------------------------------------------------------------------------------------------------------- figures
-
-
-def draw(
-    opened: Opened,
-    tables: dict[str, pd.DataFrame],
-    z: np.ndarray,
-    pca: components.PCA,
-    found: Clustering,
-    code: np.ndarray,
-    names: list[str],
-    chosen: list[np.ndarray],
-    means: np.ndarray,
-    by: str | None,
-    ari_markers: float,
-    settings: Settings,
-    folder: Path,
-) -> list[Path]:
-    """Draw every figure that the data allow."""
-    patches, paths = opened.patches, []
-    criterion = next((name for name in ("bic", "silhouette") if name in found.criterion), None)
-    if criterion and len(found.criterion) > 1:
-        paths.append(drawing.draw_criterion(found.criterion, criterion, folder / "criterion.png"))
-    if z.shape[1] > 1:
-        paths.append(drawing.draw_scatter(z, pca.ratio, code, names, folder / "scatter.png", settings.seed))
-    heat = tables["marker_means"].pivot(index="cluster", columns="marker", values="z").loc[names, patches.channels]
-    note = "" if np.isnan(ari_markers) else f"(adjusted Rand index with clusters of marker means alone: {ari_markers:.2f})"
-    shares = tables["clusters"]["share"].to_numpy()
-    paths.append(drawing.draw_heat_map(heat.to_numpy(), shares, names, patches.channels, note, folder / "marker_means.png"))
-    if by is not None:
-        shown = tables["composition"].head(MAX_BARS)
-        if len(shown) < len(tables["composition"]):
-            log.info(f"The figure of the composition shows {len(shown)} of {len(tables['composition'])} rows of its table.")
-        paths.append(drawing.draw_composition(shown, by, names, folder / "composition.png"))
-    if found.num:
-        paths += draw_exemplars(patches, chosen, names[: found.num], settings, folder)
-    if opened.shown:
-        paths += draw_sections(opened, code, names, means, settings, folder)
-    return paths
-
-
-def draw_exemplars(patches: Patches, chosen: list[np.ndarray], names: list[str], settings: Settings, folder: Path) -> list[Path]:
-    """Draw the patches nearest to the clusters' centres, a figure for each channel."""
-    read, paths = [patches.read(rows) for rows in chosen], []
-    for channel, word in enumerate(patches.channels):
-        shown = [group[:, channel] for group in read]
-        limits = figures.limits(np.concatenate([group.ravel() for group in shown]), 0.5, 99.5)
-        title = f"{word}: patches nearest to each cluster's centre"
-        path = folder / f"exemplars_{figures.file_word(word)}.png"
-        num = max(len(group) for group in shown)
-        paths.append(drawing.draw_exemplars(shown, names, num, title, limits, patches.patch_pixel_um, path))
-    return paths
-
-
-def draw_sections(
-    opened: Opened, code: np.ndarray, names: list[str], means: np.ndarray, settings: Settings, folder: Path
-) -> list[Path]:
-    """Draw each image's clusters beside nuclei and the marker that tells the clusters apart best."""
-    channels = opened.patches.channels
-    nuclei = next((name for name in channels if NUCLEI.search(name)), channels[0])
-    apart = np.nan_to_num([clustering.agreement(code, column)["eta2"] for column in means.T])
-    others = [channels[at] for at in np.argsort(-apart, kind="stable") if channels[at] != nuclei]
-    beside = [nuclei, *others[:1]]
-    stores = [(store, np.flatnonzero(opened.patches.store_of == at)) for at, store in enumerate(opened.patches.stores)]
-    block = max(section.block_px for section in opened.shown)
-    limits = marker_limits(Patches(opened.latents, stores, beside), block, len(opened.latents), settings.seed)
-    paths = []
-    for section, stem in zip(track(opened.shown, "Drawing images"), file_stems(opened.shown, "clusters"), strict=True):
-        panels = [
-            Panel(name, picture, section.block_px, limit, figures.INTENSITY)
-            for name, picture, limit in zip(beside, marker_images(section, beside), limits, strict=True)
-        ]
-        lying = latent_maps.label_map(code[section.rows], *section.places)
-        panels.append(Panel("clusters", drawing.coloured(lying, names), section.step_px))
-        holes = "; pale blue: no partition" if (lying == latent_maps.MISSING).any() else ""
-        title = f"{section.name}: {len(section.rows)} partitions{holes}"
-        heading = "markers (counts) on one scale for all images, and the cluster of most of each place"
-        legend = drawing.legend_entries(names)
-        paths.append(
-            draw_section(
-                [Block(heading, panels)], section.shape_px, section.pixel_um(settings), title, folder / f"{stem}.png", legend
-            )
-        )
-    return paths

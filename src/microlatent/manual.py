@@ -1,0 +1,79 @@
+"""What the commands tell a user: every setting there is, and composition errors in the words that were typed."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import fields
+
+from microlatent.config import ASSEMBLE, CONF, GROUPS, REGISTRY, keys_of, model_keys, nearest
+from microlatent.schemas import Settings
+
+
+def explain(error: Exception, overrides: list[str], entry: str) -> str:
+    """Say a composition error in the user's words: key, value, what is allowed, nearest match."""
+    text = str(error)
+    cause = str(error.__cause__ or "")
+    if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Error merging override '?([^'\s=]+)", text):
+        key = match.group(1).lstrip("+~")
+        group, _, leaf = key.partition(".")
+        typed = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
+        if "Error merging" in text or "could not be converted" in cause:
+            reason = cause.splitlines()[0] if cause else text
+            return f"{typed}: {reason}."
+        if group == "model" and leaf in model_keys() and entry != "train":
+            return f"{typed} has no effect here: the model comes from run=<folder of a training run>. Leave it out."
+        if group in REGISTRY and leaf:
+            typed_names = dict(o.split("=", 1) for o in overrides if "=" in o)
+            name, data = typed_names.get(group), typed_names.get("data", "wells")
+            if (group, name) == ("task", "assemble") and data in REGISTRY[ASSEMBLE]:
+                chosen = [REGISTRY[ASSEMBLE][data]]
+                group = f"task=assemble data={data}"
+            else:
+                chosen = [REGISTRY[group][name]] if name in REGISTRY[group] else list(REGISTRY[group].values())
+            known = {field.name for one in chosen for field in fields(one.schema)}
+            having = [f"{group}={other}" for other, one in REGISTRY.get(group, {}).items() if leaf in keys_of(one)]
+            if having:
+                return f"{typed}: {leaf} is a setting of {', '.join(having)} alone. {nearest(leaf, known)}"
+            return f"{typed}: {group} has no setting {leaf!r}. {nearest(leaf, known)}"
+        return (
+            f"{typed}: there is no setting {key!r}. {nearest(key, {*GROUPS, 'experiment', *(f.name for f in fields(Settings))})}"
+        )
+    if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
+        group, name = match.groups()
+        if group == ASSEMBLE:
+            return f"task=assemble does not know data={name}. {nearest(name, REGISTRY[ASSEMBLE])}"
+        allowed = set(REGISTRY.get(group, {})) or {path.stem for path in (CONF / group).glob("*.yaml")}
+        hint = " A choice of your own needs plugins=[your.module] on the same command line." if group in ("model", "data") else ""
+        return f"{group}={name} does not exist. {nearest(name, allowed)}{hint}"
+    return text + (f"\n{cause}" if cause and cause not in text else "")
+
+
+def manual(entry: str) -> str:
+    """List every choice and setting of a command, from the schemas themselves."""
+
+    def describe(schema: type, prefix: str) -> list[str]:
+        source = "".join(inspect.getsource(one) for one in reversed(schema.__mro__[:-1]))
+        notes = dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
+        lines = []
+        for one in fields(schema):
+            if one.name in GROUPS or (prefix and one.name == "name"):
+                continue
+            value = "[]" if one.default_factory is list else one.default
+            shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+            lines.append(f"  {prefix + one.name + '=' + str(shown):<38} {notes.get(one.name, '')}".rstrip())
+        return lines
+
+    parts = ["Settings (key=default)", "", *describe(Settings, "")]
+    for group in GROUPS:
+        if group == "model" and entry != "train":
+            continue
+        chosen = {name: one for name, one in REGISTRY[group].items() if one.entry in (None, entry)}
+        parts += ["", f"{group}=" + " | ".join(chosen)]
+        if group == "task" and entry == "infer":
+            parts[-1] += " | assemble"
+            chosen |= {f"assemble data={name}": one for name, one in REGISTRY[ASSEMBLE].items()}
+        for schema in dict.fromkeys(one.schema for one in chosen.values()):
+            summary = (schema.__doc__ or "").strip().splitlines()[0]
+            parts += [f" {summary}", *describe(schema, f"{group}.")]
+    return "\n".join(parts)
