@@ -102,6 +102,13 @@ def test_every_setting_of_every_schema_is_explained():
         ("train", ["model=vae_bern", "data.root=x"], ["data.normalise=dataset does not fit model=vae_bern", "model=vae_gauss"]),
         ("train", ["model=ae_gauss", "model.beta=2"], ["beta is a setting of model=vae_bern, model=vae_gauss alone"]),
         ("infer", ["task=assemble", "data=partitions", "task.patch_px=64"], ["task=assemble data=partitions", "size"]),
+        (
+            "train",
+            ["model=vae_bern", "model.arch=2", "model.width=8", "data.root=x"],
+            ["model.width=8 has no effect on model.arch=2"],
+        ),
+        ("infer", ["task=assemble", "data=partitions", "data.root=x", "data.subjects=[a,a]"], ["data.subjects names ['a'] more"]),
+        ("infer", ["task=assemble", "data=partitions", "data.root=x", "data.channels=[]"], ["data.channels is empty"]),
         ("train", ["plugins=[no_such_module]"], ["no_such_module", "PYTHONPATH"]),
     ],
 )

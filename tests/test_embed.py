@@ -114,7 +114,7 @@ def test_number_of_components_is_a_share_or_whole(components):
 def test_pixels_are_normalised_by_the_training_part(folder):
     latents = Latents.open(folder / "process" / "latents.h5ad")
     patches, train = Patches(latents, list(latents.stores())), np.arange(100)
-    features = patches.features(train, train, "dataset").reshape(100, 2, -1)
+    features = patches.features(train, train, None).reshape(100, 2, -1)
     assert features.mean((0, 2)) == pytest.approx(0, abs=1e-4)
     assert features.std((0, 2)) == pytest.approx(1, abs=1e-4)
 
@@ -137,12 +137,12 @@ def test_rehearsal_writes_nothing_and_lists_what_the_run_writes(done, folder, tm
 
 def test_pixel_baseline_sees_what_the_model_saw(folder):
     latents = Latents.open(folder / "process" / "latents.h5ad")
-    assert latents.model_input() == (None, "dataset")
-    latents.birth = {
-        "config": {"data": {"channels": ["stain"], "normalise": "dataset"}},
-        "process": {"task": {"normalise": "patch"}},
-    }
-    assert latents.model_input() == (["stain"], "patch")
+    assert (latents.channels, latents.normaliser) == (None, None)
+    state = {"mode": "dataset", "channels": ["stain"], "mean": [0.0], "std": [1.0], "cofactor": 5.0}
+    latents.birth = {"data": {"channels": ["stain"], "normaliser": state}, "process": {"task": {"normalise": "none"}}}
+    patches, rows = Patches(latents, list(latents.stores()), latents.channels), np.arange(3)
+    features = patches.features(rows, rows, latents.normaliser).reshape(patches.read(rows).shape)
+    np.testing.assert_allclose(features, np.arcsinh(patches.read(rows) / 5), rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from microlatent.analysis import latent_maps
 from microlatent.data.latents import Latents, Patches
-from microlatent.data.tissue import marker_images, sections
+from microlatent.data.tissue import choose, marker_images, sections
 from microlatent.schemas import MapsConfig, PartitionsConfig, Settings
 from microlatent.tasks import maps
 from microlatent.tracking import NullTracker
@@ -244,6 +244,14 @@ def test_shuffled_table_gives_the_same_table(done, folder, tmp_path):
 def test_unknown_image_is_named_with_the_list(folder, tmp_path):
     with pytest.raises(ValueError, match=r"task\.images names 's2/i7'.*s1/i1, s1/i2.*Did you mean s2/i"):
         maps.run(settings(folder, images=["s2/i7"]), tmp_path, NullTracker())
+
+
+def test_no_image_at_all_is_refused_with_the_list(folder):
+    latents = Latents.open(folder / "process" / "latents.h5ad")
+    found = sections(latents, list(latents.stores()))
+    with pytest.raises(ValueError, match=r"task\.images is \[\], .*s1/i1, s1/i2.*leave it out to take all"):
+        choose(found, [])
+    assert choose(found, None) == found
 
 
 def test_unknown_marker_is_named_with_the_list(folder, tmp_path):

@@ -80,6 +80,28 @@ def test_a_marker_that_cutting_makes_constant_is_named_with_the_remedy(counts):
         fitted("gauss", counts, percentile=99.0)
 
 
+@pytest.mark.parametrize("level", [0.0, 0.1, 1e6, 3e38])
+@pytest.mark.parametrize("spacings", [0, 1, 3])
+def test_percentiles_of_real_numbers_that_hardly_vary_lie_between_them(level, spacings):
+    low = np.float32(level)
+    high = low + spacings * np.spacing(low)
+    counts = np.full((4, 1, 8, 8), low, np.float32)
+    counts[0, 0, 0] = high
+    (ceiling,) = _percentiles(Moments.of(counts), lambda: iter([counts[:1], counts[1:]]), 99.0)
+    assert low <= np.float32(ceiling) <= high
+    assert spacings or ceiling == low
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 1e6])
+def test_a_constant_channel_of_real_numbers_is_named_whatever_the_percentile(level, counts):
+    counts = counts.astype(np.float32)
+    counts[:, 0] = level
+    with pytest.raises(ValueError, match=r"Channel CD8 is constant in all 30 training patches .*data\.channels"):
+        fitted("gauss", counts, percentile=99.0)
+    x = fitted("none", counts, percentile=99.0).apply(torch.from_numpy(counts.copy()))
+    np.testing.assert_array_equal(x[:, 0], counts[:, 0])
+
+
 def test_its_state_makes_the_same_again(counts):
     normaliser = fitted("gauss", counts, cofactor=5.0, percentile=99.0)
     x = torch.from_numpy(counts.astype(np.float32))

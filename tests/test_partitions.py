@@ -1,9 +1,11 @@
 """Tissue of every format becomes the same partitions; what does not fit together is named, and every pixel is covered."""
 
 import logging
+import re
 import shutil
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from microlatent import evaluation
 from microlatent.analysis.threshold import otsu
 from microlatent.data.partitions import cut
 from microlatent.data.store import Store
@@ -32,9 +35,9 @@ def find(root, **options):
     return find_images(root, config(root, **options))
 
 
-def write_ome(path: Path, pixels=PIXELS, names=NAMES, **options):
+def write_ome(path: Path, pixels=PIXELS, names=NAMES, pixel_um=0.5, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"axes": "CYX", "Channel": {"Name": list(names)}, "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "\u00b5m"}
+    about = {"axes": "CYX", "Channel": {"Name": list(names)}, "PhysicalSizeX": pixel_um, "PhysicalSizeXUnit": "\u00b5m"}
     tifffile.imwrite(path, pixels, ome=True, photometric="minisblack", metadata=about, **options)
     return path
 
@@ -163,6 +166,28 @@ def test_files_that_are_no_images_are_passed_over_and_named(tmp_path, caplog):
     assert "S1/README" in caplog.text
     assert "notes.txt" in caplog.text
     assert "hidden" not in caplog.text
+
+
+def test_no_subject_at_all_is_refused_with_the_list(tmp_path):
+    write_ome(tmp_path / "S1" / "a.tif")
+    chosen = config(tmp_path)
+    chosen.subjects = []
+    with pytest.raises(ValueError, match=r"data.subjects is \[\], but .* has \['S1'\].*leave it out to take all"):
+        find_images(tmp_path, chosen)
+
+
+@pytest.mark.parametrize("dtypes", [("u2", "u1", "u1"), ("u1", "u1", "u1"), ("u2", "u4", "u2"), ("f4", "f8", "f4")], ids=str)
+def test_integers_of_different_width_are_mixed_with_one_warning_that_names_examples(tmp_path, caplog, dtypes):
+    for number, dtype in enumerate(dtypes):
+        write_ome(tmp_path / f"S{number}" / "a.tif", (PIXELS // 256).astype(dtype))
+    assert [image.dtype for image in find(tmp_path)] == [np.dtype(dtype) for dtype in dtypes]
+    if dtypes[0] == dtypes[1] or "f4" in dtypes:
+        assert not caplog.records
+    else:
+        (record,) = caplog.records
+        for number in (0, 1):
+            assert f"{np.dtype(dtypes[number])} in S{number}/a" in record.message
+        assert "do not compare unless they were scaled alike" in record.message
 
 
 def wrong(root: Path, case: str) -> dict:
@@ -328,6 +353,35 @@ def test_partitions_are_the_pixels_at_their_corners_in_the_cameras_type(tmp_path
     assert stores["S1"].origin["images"]["b"]["shape_px"] == [40, 33]
     summary = pd.read_csv(tmp_path / "out" / "tables" / "subjects.csv")
     assert summary["partitions"].tolist() == [21, 12]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"S1": (0.5, 0.5), "S2": (0.502,)}, []),
+        ({"S1": (0.5, 0.5), "S2": (0.65,), "S3": (0.25,)}, [r"subject S3 measure 0.25 um, those of S2 0.65 um"]),
+        ({"S1": (0.5, 1.0), "S2": (0.5,)}, [r"S1: the pixels of its images measure from 0.5 to 1 um"]),
+    ],
+    ids=["alike", "between subjects", "within a subject"],
+)
+def test_pixels_of_different_size_are_warned_of_once_between_subjects_and_within_them(tmp_path, caplog, sizes, said):
+    for subject, here in sizes.items():
+        for number, pixel_um in enumerate(here):
+            write_ome(tmp_path / "raw" / subject / f"{number}.tif", pixel_um=pixel_um)
+    _, stores = assemble(tmp_path / "raw", tmp_path / "out")
+    warned = [record.message for record in caplog.records if record.levelno == logging.WARNING and "pixels of" in record.message]
+    assert len(warned) == len(said)
+    assert all(re.search(pattern, text) for pattern, text in zip(said, warned, strict=True))
+    assert all(stores[name].pixel_um == (here[0] if len(set(here)) == 1 else None) for name, here in sizes.items())
+    caplog.clear()
+    assemble(tmp_path / "raw", tmp_path / "other", pixel_um=0.5)
+    assert not [record for record in caplog.records if "pixels of" in record.message]
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [([0.5, 0.5], 0.5), ([0.5, 0.65], None), ([0.5, None], None), ([None], None)])
+def test_scale_bars_need_one_size_of_a_pixel_in_all_stores(sizes, expected):
+    source = SimpleNamespace(stores=[SimpleNamespace(patch_pixel_um=size) for size in sizes])
+    assert evaluation._patch_pixel_um(source) == expected
 
 
 def test_the_reference_files_hold_its_partitions_and_the_manifest_says_whose(tmp_path):

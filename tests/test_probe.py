@@ -103,6 +103,51 @@ def test_too_few_tracks_are_refused():
         probe.reduce(np.zeros((8, 3)), np.repeat([0, 1], 4))
 
 
+def few_tracks(*labels: str, num_frames: int = 6) -> tuple:
+    """Return reduced noise, the label of each row, and its group; every label is one group's."""
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(len(labels)), num_frames)
+    return probe.reduce(rng.normal(size=(len(groups), 10)), groups, 4), np.array(labels)[groups], groups
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ("aaaaaaaab", "'b' occurs in one group alone, '8'"),
+        ("aaaabbbbc", "'c' occurs in one group alone"),
+        ("abcdefghi", "occurs in one group alone"),
+        ("aaaaaaaaa", "one value alone"),
+        (["a", "", "a", "a", "a", "", "b", "a"], "'b' occurs in one group alone, '6'"),
+    ],
+    ids=str,
+)
+def test_label_that_no_features_could_read_is_told_with_the_reason(labels, reason):
+    assert reason in probe.unreadable(*few_tracks(*labels))
+
+
+def test_property_that_a_training_fold_does_not_know_is_told():
+    folds, _, groups = few_tracks(*"aabbaabbaabb")
+    rows = np.arange(len(groups))
+    held = np.isin(rows, folds[0].test)
+    together = np.where(held, np.where(rows % 2, "b", "a"), "")
+    assert "does not know it" in probe.unreadable(folds, together, groups)
+    assert "does not know it" in probe.unreadable(folds, np.where(held, groups, np.nan), groups)
+    both_held = np.where(held, "b", "a")
+    assert "has only 'a'" in probe.unreadable(folds, both_held, groups)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=5, max_size=12), st.integers(0, 9))
+def test_what_is_readable_is_read_without_fail(labels, seed):
+    folds, label, groups = few_tracks(*labels, num_frames=3)
+    if not probe.unreadable(folds, label, groups):
+        found = probe.classify(folds, label, groups, seed)
+        assert found.count.sum() == (label != "").sum()
+        assert 0 <= found.accuracy <= 1
+    number = np.where(label == "", np.nan, np.arange(len(label)) % 7)
+    if not probe.unreadable(folds, number, groups):
+        assert np.isfinite(probe.probe(folds, number, groups, num_permutations=3).r2)
+
+
 def test_label_that_latents_hold_is_read_and_a_shuffled_one_is_not():
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 4, 400)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -247,6 +248,30 @@ def test_a_rehearsal_reconstructs_a_batch_and_writes_nothing(tmp_path):
     assert "1 images, the first S2/b" in said.reads[0]
     assert "12 partitions of 16 px, 12 px apart" in said.reads[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("patch_px", [8, 16, 17, 32])
+def test_overlap_is_a_quarter_of_the_partition_unless_it_is_given(patch_px):
+    trained = SimpleNamespace(patch_px=patch_px)
+    for overlap, expected in ((None, patch_px // 4), (0, 0), (5, 5)):
+        chosen = Settings(task=ReconstructConfig(name="reconstruct", overlap=overlap))
+        assert reconstruct.overlap_px(chosen, trained) == expected < patch_px
+
+
+def test_a_model_of_small_partitions_needs_no_overlap_to_be_given(tmp_path):
+    pixels = skewed(0, (41, 50))
+    write_image(tmp_path / "raw" / "S1" / "a.tif", pixels)
+    run = trained_run(tmp_path)
+    run_task(run, tmp_path / "raw", tmp_path / "out", overlap=None)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "S1" / "a.tif"), pixels)
+    chosen = Settings(
+        data=PartitionsConfig(name="partitions", root=str(tmp_path / "raw")),
+        task=ReconstructConfig(name="reconstruct"),
+        trainer=TrainerConfig(name="cpu"),
+        run=str(run),
+        outputs=str(tmp_path / "outputs"),
+    )
+    assert "partitions of 16 px, 12 px apart" in reconstruct.rehearse(chosen, tmp_path / "out").reads[0]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ only when it is used). ``conf/<group>/<choice>.yaml`` holds its values. Nothing 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
@@ -17,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from microlatent import schemas
 from microlatent.schemas import MISSING, Settings
+
+logger = logging.getLogger(__name__)
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("model", "data", "task", "trainer", "logger")
@@ -209,9 +212,10 @@ def prefer_typed(container: dict[str, Any], overrides: list[str] | tuple[str, ..
         path = CONF / group / f"{typed.get(group)}.yaml"
         if group in typed and path.is_file() and container.get(group):
             values = OmegaConf.to_container(OmegaConf.load(path))
-            for key in values.keys() - {"defaults"}:
-                if f"{group}.{key}" not in typed:
-                    container[group][key] = values[key]
+            for key in [key for key in values if key != "defaults" and f"{group}.{key}" not in typed]:
+                if container[group][key] != values[key] and key != "name":
+                    logger.info("%s=%s sets %s.%s=%s.", group, typed[group], group, key, values[key])
+                container[group][key] = values[key]
 
 
 def settle_normalisation(settings: Settings) -> None:

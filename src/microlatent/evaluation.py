@@ -167,7 +167,7 @@ def draw_epoch(model: nn.Module, source: PatchSource, out: Path, epoch: int, dev
         model.reconstruct(x)[0].cpu().numpy(),
         source.channels,
         f"Epoch {epoch}: {source.names().iloc[row[0]]}",
-        source.stores[0].patch_pixel_um,
+        _patch_pixel_um(source),
         out / "figures" / "epochs" / f"epoch{epoch:04d}.png",
     )
 
@@ -188,10 +188,16 @@ def leave_figures(
         x.cpu().numpy(),
         model.reconstruct(x).cpu().numpy(),
         source.channels,
-        source.stores[0].patch_pixel_um,
+        _patch_pixel_um(source),
         out / "figures" / "reconstructions.png",
     )
     tracker.image("reconstructions", path)
+
+
+def _patch_pixel_um(source: PatchSource) -> float | None:
+    """Return the size of a patch's pixel for scale bars; None where unknown or not the same in all stores."""
+    sizes = {store.patch_pixel_um for store in source.stores}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _shown(source: PatchSource) -> np.ndarray:

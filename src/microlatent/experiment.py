@@ -6,13 +6,14 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from microlatent import checkpoint, config, provenance
 from microlatent.data.normalise import Normaliser
 from microlatent.data.source import PatchSource
-from microlatent.data.split import Split
+from microlatent.data.split import PARTS, Split
 from microlatent.schemas import Settings
 
 logger = logging.getLogger(__name__)
@@ -139,6 +140,10 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource,
     if changed:
         logger.warning("%s changed since the run was trained: their patches are encoded as new data.", ", ".join(changed))
     source.use_split(load_split(run, known))
+    # Groups of the same name in other stores are other patches: the model has seen none of them.
+    own = [known["fingerprints"].get(store.path.name) == store.fingerprint for store in source.stores]
+    is_own = np.repeat(own, [len(store) for store in source.stores])
+    source.rows |= {part: source.rows[part][is_own[source.rows[part]]] for part in PARTS}
     if settings.trainer.channels_last:
         trained.model.to(memory_format=torch.channels_last)
     return source, trained

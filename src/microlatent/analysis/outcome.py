@@ -19,15 +19,16 @@ from scipy.special import expit, log_expit
 FEWEST = 5  # subjects of each outcome: of 4 and 4 there are 70 assignments, and a fold would learn from 3 of an outcome
 STRENGTHS = 10.0 ** np.array([0.5, -0.5, -1.5, -2.5])  # of the penalty, per subject; the features' kernel has a mean of 1
 MAX_DIRECTIONS = 40  # of a training fold's features; all there are for up to 40 subjects
-MAX_PAIRS = 300  # left out: all of up to 25 subjects
-REPEATS = 10  # of drawing the folds
+LOO_FOLDS = 25  # of folds=loo, two left out at a time, 300 models: a fold is one subject of up to 25, several of more
+REPEATS = 10  # of drawing a number of folds
+MAX_UNDEFINED = 0.05  # of the resamples of subjects, for percentiles of the others to be reported
 Z95 = 1.959964
 
 
 class Prediction(NamedTuple):
     """How well held-out subjects are told apart, and what chance does in the very same procedure."""
 
-    scores: NDArray  # (S,) log odds of the second outcome, from models that have not seen the subject
+    scores: NDArray  # (S,) log odds of the second outcome, by models that have not seen the subject; NaN if never compared
     auc: float
     auc_lo: float
     auc_hi: float
@@ -35,8 +36,9 @@ class Prediction(NamedTuple):
     balanced_accuracy_lo: float
     balanced_accuracy_hi: float
     p_permutation: float
+    pairs_compared: float  # share of the pairs of subjects of different outcomes that were ever held out together
     auc_permuted: NDArray  # (P,)
-    auc_drawn: NDArray  # (B,) of resampled subjects; two predictions with the same seed are resampled alike
+    auc_drawn: NDArray  # (B,) of resampled subjects, NaN without a compared pair; equal seeds resample alike
 
 
 # ------------------------------------------------------------------------------------------------------- prediction
@@ -57,9 +59,16 @@ def predict(
     blocks
         Each feature is standardised in the training fold, and each block weighs the same, however many features it has.
     folds
-        ``loo`` leaves out one subject of each outcome at a time, in all combinations (in 300 of them, where there are more); a
-        number is that of folds, drawn 10 times. Which subjects are left out together does not depend on the outcome, and is
-        the same for every permutation, so that the outcomes are exchangeable and the p-value is exact.
+        ``loo`` leaves out two subjects at a time, in all combinations. Of more than 25 subjects it leaves out two of 25 folds at
+        a time, again in all combinations (300 models): every two subjects are still compared, however rare an outcome is. A
+        number is that of folds, drawn 10 times, of at least two subjects each. Which subjects are left out together does not
+        depend on the outcome, and is the same for every permutation, so that the outcomes are exchangeable and the p-value is
+        exact. Every two subjects weigh the same in the AUC, however often they were left out together.
+
+    Raises
+    ------
+    ValueError
+        Where nothing can be compared, so that there is no AUC and no p-value, or there are fewer than two subjects in a fold.
 
     Notes
     -----
@@ -72,43 +81,80 @@ def predict(
     rng = np.random.default_rng([seed, len(labels)])
     held_out = draw_held_out(len(labels), folds, rng)
     every = np.stack([labels, *(rng.permutation(labels) for _ in range(num_permutations))])
+    together = np.zeros((len(labels), len(labels)))  # how often two subjects are left out by the same model
+    for held in held_out:
+        together[np.ix_(held, held)] += 1
     wins, trials = np.zeros((2, len(every)))
     pair_wins, pair_trials = np.zeros((2, len(labels), len(labels)))
     total, times = np.zeros((2, len(labels)))
     for held in held_out:
-        scores = held_out_scores(blocks, every, held)
-        for one, other in combinations(range(len(held)), 2):
-            gap = (scores[:, one] - scores[:, other]) * (every[:, held[one]] - every[:, held[other]])
-            opposed = (every[:, held[one]] != every[:, held[other]]) & np.isfinite(gap)
-            won = np.where(opposed, (np.sign(gap) + 1) / 2, 0)
-            wins, trials = wins + won, trials + opposed
-            pair_wins[held[one], held[other]] += won[0]
-            pair_trials[held[one], held[other]] += opposed[0]
+        scores, truth = held_out_scores(blocks, every, held), every[:, held]
+        for at, one in enumerate(held[:-1]):
+            others = held[at + 1 :]
+            gap = (scores[:, at, None] - scores[:, at + 1 :]) * (truth[:, at, None] - truth[:, at + 1 :])
+            opposed = (truth[:, at, None] != truth[:, at + 1 :]) & np.isfinite(gap)
+            won, tried = np.where(opposed, (np.sign(gap) + 1) / 2, 0) / together[one, others], opposed / together[one, others]
+            wins, trials = wins + won.sum(1), trials + tried.sum(1)
+            pair_wins[one, others] += won[0]
+            pair_trials[one, others] += tried[0]
         known = np.isfinite(scores[0])
         total[held[known]] += scores[0, known]
         times[held[known]] += 1
+    refuse_nothing(trials, labels, folds)
     found = wins / trials
     # Each pair by the subject of outcome 1 (rows) and of outcome 0.
     table = [(part + part.T)[np.ix_(labels == 1, labels == 0)] for part in (pair_wins, pair_trials)]
     draws = bootstrap_auc(*table, num_bootstraps, seed)
-    low, high = auc_interval(*table, draws)
-    scores = total / np.maximum(times, 1)
-    accuracy, accuracy_lo, accuracy_hi = balanced_accuracy(scores, labels)
-    p = (1 + int((found[1:] >= found[0] - 1e-12).sum())) / (1 + num_permutations)
-    return Prediction(scores, float(found[0]), low, high, accuracy, accuracy_lo, accuracy_hi, p, found[1:], draws)
+    interval = auc_interval(*table, draws)
+    scores = np.divide(total, times, out=np.full(len(labels), np.nan), where=times > 0)
+    accuracy = balanced_accuracy(scores[times > 0], labels[times > 0])
+    p = (1 + int((found[1:] >= found[0] - 1e-9).sum())) / (1 + num_permutations)
+    compared = float((table[1] > 0).mean())
+    return Prediction(scores, float(found[0]), *interval, *accuracy, p, compared, found[1:], draws)
+
+
+def refuse_nothing(trials: NDArray, labels: NDArray, folds: str) -> None:
+    """Raise if the outcomes of the subjects, or a permutation of them, left nothing to compare."""
+    if (trials == 0).any():
+        first, second = np.bincount(labels, minlength=2)
+        whose = "the subjects" if trials[0] == 0 else f"{(trials == 0).sum()} of {len(trials) - 1} permutations of the subjects"
+        raise ValueError(
+            f"For {whose} nothing could be compared: of {first} of one outcome and {second} of the other, no two of different "
+            f"outcomes were left out together with both outcomes among the others, so there is no AUC and no p-value "
+            f"(task.folds={folds}). At least {FEWEST} subjects of each outcome are needed; task.folds=loo compares all pairs."
+        )
+
+
+def count_folds(num: int, folds: str) -> int:
+    """Return the number of folds of that many subjects; refuse one that leaves a subject with none to be compared with."""
+    if folds == "loo":
+        return min(num, LOO_FOLDS)
+    if not 2 <= int(folds) <= num // 2:
+        allowed = f"from 2 to {num // 2}, or loo" if num >= 4 else "loo"
+        raise ValueError(
+            f"task.folds is {folds}, but there are {num} subjects with an outcome, and only subjects of the same fold are "
+            f"compared, so a fold needs two of them. Choose task.folds {allowed}."
+        )
+    return int(folds)
+
+
+def describe_folds(num: int, folds: str) -> str:
+    """Say which of that many subjects are held out together."""
+    count = count_folds(num, folds)
+    if count == num:
+        return "two subjects held out at a time, all pairs"
+    sizes = "-".join(str(size) for size in sorted({num // count, -(-num // count)}))
+    how = "two held out at a time, all pairs" if folds == "loo" else f"drawn {REPEATS} times"
+    return f"{count} folds of {sizes} subjects, {how}"
 
 
 def draw_held_out(num: int, folds: str, rng: np.random.Generator) -> list[NDArray]:
-    """Return the sets of subjects that are left out together."""
+    """Return the sets of subjects that are left out together, whatever their outcome."""
+    count = count_folds(num, folds)
     if folds != "loo":
-        count = min(int(folds), num // 2)
         return [np.sort(part) for _ in range(REPEATS) for part in np.array_split(rng.permutation(num), count)]
-    pairs = [np.array(pair) for pair in combinations(range(num), 2)]
-    if len(pairs) <= MAX_PAIRS:
-        return pairs
-    # Subjects on a circle in random order, each with its neighbours at some distances: every subject is left out as often.
-    circle, distances = rng.permutation(num), 1 + rng.permutation((num - 1) // 2)[: MAX_PAIRS // num]
-    return [np.sort(circle[[at, (at + step) % num]]) for step in distances for at in range(num)]
+    order = np.arange(num) if count == num else rng.permutation(num)
+    return [np.sort(np.concatenate(pair)) for pair in combinations(np.array_split(order, count), 2)]
 
 
 def held_out_scores(blocks: dict[str, NDArray], outcomes: NDArray, held: NDArray) -> NDArray:
@@ -233,32 +279,44 @@ def deviance(left_out: NDArray, labels: NDArray) -> NDArray:
 def bootstrap_auc(wins: NDArray, trials: NDArray, num: int, seed: int = 0) -> NDArray:
     """Return the AUC (num,) of subjects resampled within each outcome; equal seeds resample the same, for paired differences.
 
-    ``wins`` and ``trials`` (n1, n0): how often the subject of outcome 1 scored above that of outcome 0, of how many times.
+    ``wins`` and ``trials`` (n1, n0): how often the subject of outcome 1 scored above that of outcome 0, of how many times. NaN
+    where no pair of the resampled subjects was tried.
     """
     rng = np.random.default_rng([seed, 1])
     first, second = (rng.multinomial(size, np.full(size, 1 / size), size=num) for size in wins.shape)
-    won, tried = (np.einsum("bi,ij,bj->b", first, part, second, optimize=True) for part in (wins, trials))
-    return won / np.maximum(tried, 1e-300)
+    won, tried = (((first @ part) * second).sum(1) for part in (wins, trials))
+    return np.divide(won, tried, out=np.full(num, np.nan), where=tried > 0)
+
+
+def percentiles(draws: NDArray) -> tuple[float, float]:
+    """Return the 2.5 % and the 97.5 % quantile of the resamples that are defined; NaN where too many are not."""
+    if np.isnan(draws).mean() > MAX_UNDEFINED:
+        return np.nan, np.nan
+    low, high = np.nanquantile(draws, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def auc_interval(wins: NDArray, trials: NDArray, draws: NDArray) -> tuple[float, float]:
     """Return the 95 % interval of the AUC over subjects.
 
-    The percentile bootstrap; but where no pair is out of order, or every pair is, resampling cannot say how sure that is, and
-    the score interval of Newcombe (2006, method 5) is taken.
+    The percentile bootstrap; but where no pair is out of order, or every pair is, resampling cannot say how sure that is, nor
+    can it where many resamples have no pair that was tried. Then the score interval of Newcombe (2006, method 5) is taken,
+    with its term of single pairs for those that were tried.
     """
     found = wins.sum() / trials.sum()
-    if 0 < found < 1:
-        low, high = np.quantile(draws, (0.025, 0.975))
-        return float(low), float(high)
-    half = sum(wins.shape) / 2 - 1
+    low, high = percentiles(draws)
+    if 0 < found < 1 and np.isfinite(low):
+        return low, high
+    half, tried = sum(wins.shape) / 2 - 1, (trials > 0).sum()
 
-    def excess(value: float) -> float:
-        terms = 1 + half * ((1 - value) / (2 - value) + value / (1 + value))
-        return 1 - value - Z95 * np.sqrt(value * (1 - value) * terms / wins.size)
+    def lower(auc: float) -> float:
+        def excess(value: float) -> float:
+            terms = 1 / tried + half * ((1 - value) / (2 - value) + value / (1 + value)) / wins.size
+            return auc - value - Z95 * np.sqrt(value * (1 - value) * terms)
 
-    edge = float(brentq(excess, 1e-6, 1 - 1e-9))
-    return (edge, 1.0) if found == 1 else (0.0, 1 - edge)
+        return float(brentq(excess, 0.0, auc - 1e-9)) if auc > 1e-6 else 0.0
+
+    return lower(found), 1 - lower(1 - found)
 
 
 def balanced_accuracy(scores: NDArray, labels: NDArray) -> tuple[float, float, float]:

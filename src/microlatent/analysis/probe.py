@@ -111,6 +111,26 @@ def probe(folds: list[Fold], target: NDArray, groups: NDArray, num_permutations:
     )
 
 
+def unreadable(folds: list[Fold], target: NDArray, groups: NDArray) -> str:
+    """Return why a property, a number or a label of text, cannot be read out on groups held out; "" where it can.
+
+    A label of one group is never on both sides of a split, so no features could read it. Missing values are left out.
+    """
+    is_label = target.dtype.kind in "OUT"
+    known = target != "" if is_label else np.isfinite(target)
+    if len(np.unique(target[known])) < 2:
+        return "it has one value alone"
+    for label in np.unique(target[known]) if is_label else ():
+        there = np.unique(groups[known & (target == label)])
+        if len(there) == 1:
+            return f"{str(label)!r} occurs in one group alone, {str(there[0])!r}, and so never in both training and test"
+    for fold in folds:
+        there = np.unique(target[fold.train[known[fold.train]]])
+        if len(there) < (2 if is_label else 1):
+            return f"a training fold has only {str(there[0])!r}" if len(there) else "a training fold does not know it"
+    return ""
+
+
 class ClassProbe(NamedTuple):
     """Out-of-fold accuracy of one label, with the 95 % interval over groups."""
 
@@ -122,13 +142,18 @@ class ClassProbe(NamedTuple):
 
 
 def classify(folds: list[Fold], label: NDArray, groups: NDArray, seed: int = 0) -> ClassProbe:
-    """Read a label (N,) of text out of reduced features by multinomial logistic regression; empty labels are left out."""
+    """Read a label (N,) of text out of reduced features by multinomial logistic regression; empty labels are left out.
+
+    ``unreadable`` says beforehand where it cannot be.
+    """
     from sklearn.linear_model import LogisticRegression
 
     known = label != ""
     right = np.zeros(len(label))
     for fold in folds:
         train, test = known[fold.train], known[fold.test]
+        if not test.any():
+            continue
         model = LogisticRegression(max_iter=1000)  # C = 1 on standardised components: patches are many, directions few
         model.fit(fold.z_train[train], label[fold.train[train]])
         right[fold.test[test]] = model.predict(fold.z_test[test]) == label[fold.test[test]]

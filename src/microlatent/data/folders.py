@@ -6,6 +6,8 @@ beginning of the folders' names.
 
 from __future__ import annotations
 
+import json
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from microlatent.data.store import Store
+from microlatent.files import write_json
+
+logger = logging.getLogger(__name__)
+
+UNFINISHED = "unfinished.json"
 
 
 def raw_folder(config: Any, outputs: str) -> Path:
@@ -96,6 +103,32 @@ def refuse_overwrite(path: Path, config: Any, overwrite: bool) -> None:
         )
 
 
+def mark_unfinished(folder: Path, remaining: list[str]) -> None:
+    """Note beside the stores which of an assembly's are still to come; at its end the note goes.
+
+    A store is written whole, but an assembly that fails halfway leaves new stores beside old or missing ones.
+    """
+    note = folder / UNFINISHED
+    if remaining:
+        write_json({"remaining": remaining}, note)
+    else:
+        note.unlink(missing_ok=True)
+
+
+def set_aside_stale(folder: Path, names: list[str], config: Any) -> None:
+    """After all of a folder was assembled, take out of use the stores of wells or subjects that it no longer has."""
+    for path in sorted(folder.glob("*.h5")):
+        if path.stem in names or path.name.startswith("."):
+            continue
+        try:
+            same = Store.open(path).origin.get("data_root") == origin_of(config)
+        except ValueError:
+            continue
+        if same:
+            path.rename(path.with_suffix(".h5.stale"))
+            logger.warning("%s is of nothing that data.root holds now, and was set aside as %s.stale.", path, path.name)
+
+
 def open_stores(config: Any, outputs: str, names: list[str] | None = None, key: str = "") -> list[Store]:
     """Open every assembled store, or those that the setting ``key`` names, in the order of their names.
 
@@ -114,6 +147,13 @@ def open_stores(config: Any, outputs: str, names: list[str] | None = None, key: 
         raise FileNotFoundError(
             f"There is no store in {folder}. Make one from raw files: python infer.py task=assemble data={config.name} "
             "data.root=<folder>, or name the folder of stores: data.store=<folder>."
+        )
+    note = folder / UNFINISHED
+    remaining = json.loads(note.read_text(encoding="utf-8"))["remaining"] if note.is_file() else []
+    if set(remaining) & set(names or remaining):
+        raise ValueError(
+            f"{folder} is half assembled: the last task=assemble ended before {', '.join(remaining)}, so its stores do not "
+            "belong together. Run task=assemble again."
         )
     missing = [name for name in names or [] if name not in found]
     if missing:

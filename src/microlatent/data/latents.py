@@ -152,11 +152,17 @@ class Latents:
                 )
             yield store, rows
 
-    def model_input(self) -> tuple[list[str] | None, str]:
-        """Return the channels (None: all of the store) and the normalisation that the model saw, as far as known."""
-        trained = self.birth.get("config", {}).get("data", {})
-        processed = self.birth.get("process", {}).get("task", {})
-        return trained.get("channels"), processed.get("normalise") or trained.get("normalise") or "dataset"
+    @property
+    def channels(self) -> list[str] | None:
+        """Channels that the model saw, in its order; None where unknown."""
+        return self.birth.get("data", {}).get("channels")
+
+    @property
+    def normaliser(self) -> dict[str, Any] | None:
+        """How the model's input was made (the state of a ``Normaliser``); None where unknown."""
+        state = self.birth.get("data", {}).get("normaliser")
+        mode = self.birth.get("process", {}).get("task", {}).get("normalise")
+        return state and state | ({"mode": mode} if mode else {})
 
     def require(self, columns: tuple[str, ...], task: str, instead: str) -> None:
         """Refuse a table of another kind of data than a task is for."""
@@ -224,26 +230,33 @@ class Patches:
                 part[here] = values[self.row[rows[here]]][:, self.index[number]]
         return out
 
-    def features(self, rows: np.ndarray, train: np.ndarray, normalise: str) -> np.ndarray:
-        """Return the pixels as a baseline for latents: normalised patches averaged down to about 32 pixels a side.
+    def features(self, rows: np.ndarray, train: np.ndarray, normaliser: dict[str, Any] | None) -> np.ndarray:
+        """Return the pixels as a baseline for latents (n, C * side * side) float32: patches averaged to about 32 pixels a side.
 
-        (n, C * side * side) float32. ``train`` are the rows whose statistics scale each channel, ``normalise`` is the model's.
+        Parameters
+        ----------
+        normaliser
+            What the model's input was made by, so that the baseline sees the same; where it is unknown, or not of these
+            channels, each channel is z-scored over the rows ``train``.
         """
-        mean, std, *_ = self.moments(rows)
-        if normalise != "patch":  # one scale for each channel, from the training part, as the model saw it
+        import torch
+
+        from microlatent.data.normalise import Normaliser
+
+        if normaliser is not None and normaliser["channels"] == self.channels:
+            made = Normaliser(**normaliser)
+        else:
             mean, std, *_ = self.moments(train)
             centre = mean.mean(0)
-            mean, std = centre[None], np.sqrt((std**2 + (mean - centre) ** 2).mean(0))[None]
-        std = np.where(std > 0, std, 1.0)
+            scale = np.sqrt((std**2 + (mean - centre) ** 2).mean(0))
+            made = Normaliser("dataset", self.channels, centre.tolist(), np.where(scale > 0, scale, 1.0).tolist())
         blocks = []
         for start in track(range(0, len(rows), 64), "Reading pixels", total=-(-len(rows) // 64)):
-            part = slice(start, start + 64)
-            x = self.read(rows[part])
+            x = made.apply(torch.from_numpy(self.read(rows[start : start + 64]))).numpy()
             factor = max(1, x.shape[-1] // FEATURE_SIDE_PX)
             side = x.shape[-1] // factor
             x = x[..., : side * factor, : side * factor].reshape(*x.shape[:2], side, factor, side, factor).mean((3, 5))
-            scale = (mean, std) if len(mean) == 1 else (mean[part], std[part])
-            blocks.append(((x - scale[0][..., None, None]) / scale[1][..., None, None]).astype(np.float32).reshape(len(x), -1))
+            blocks.append(x.astype(np.float32).reshape(len(x), -1))
         return np.concatenate(blocks)
 
 

@@ -149,14 +149,17 @@ def _percentiles(moments: Moments, blocks: Blocks, percentile: float) -> list[fl
     low, high = moments.low.min(0), moments.high.max(0)
     num_channels = len(low)
     counts, whole = np.zeros((num_channels, BINS), np.int64), True
-    a, b = np.arcsinh(low), np.arcsinh(np.maximum(high, low + 1e-6))
+    a, b = np.arcsinh(low), np.arcsinh(high)
+    width = np.where(a < b, b - a, 1.0)  # a constant channel falls into the first bin
     for block in blocks():
         whole = block.dtype.kind == "u" and block.dtype.itemsize <= 2
         for channel in range(num_channels):
             pixels = block[:, channel].ravel()
             if not whole:  # arcsinh, because the markers' long tails would leave most bins empty
-                pixels = ((np.arcsinh(pixels) - a[channel]) / (b[channel] - a[channel]) * (BINS - 1)).round().astype(np.int64)
+                bins = (np.arcsinh(pixels, dtype=np.float64) - a[channel]) / width[channel] * (BINS - 1)
+                pixels = bins.round().clip(0, BINS - 1).astype(np.int64)
             counts[channel] += np.bincount(pixels, minlength=BINS)
     rank = np.ceil(percentile / 100 * counts.sum(1)).astype(np.int64)
     place = np.array([np.searchsorted(np.cumsum(row), max(1, wanted)) for row, wanted in zip(counts, rank, strict=True)])
-    return (place if whole else np.sinh(a + place / (BINS - 1) * (b - a))).astype(float).tolist()
+    cut = place if whole else np.where(a < b, np.sinh(a + place / (BINS - 1) * width), low)
+    return cut.astype(float).tolist()

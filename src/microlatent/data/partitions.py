@@ -11,6 +11,7 @@ import numpy as np
 from microlatent.data.folders import open_stores
 from microlatent.data.source import PatchSource
 from microlatent.data.split import Split
+from microlatent.data.store import Store
 from microlatent.data.tissue_files import TissueImage
 from microlatent.schemas import PartitionsConfig, Settings
 
@@ -90,7 +91,26 @@ def open_source(settings: Settings) -> PartitionPatches:
     """Open the stores of the chosen subjects as one source of partitions."""
     config: PartitionsConfig = settings.data
     stores = open_stores(config, settings.outputs, config.subjects, "data.subjects")
+    _refuse_unlike(stores)
     chosen = config.channels
     if config.drop_channels:
+        already = set(stores[0].origin["birth"]["config"]["data"]["drop_channels"])
+        unknown = [name for name in config.drop_channels if name not in {*already, *stores[0].channels}]
+        if unknown:
+            raise ValueError(
+                f"data.drop_channels names {unknown}, but the stores have {stores[0].channels}. Take names from there."
+            )
         chosen = [name for name in chosen or stores[0].channels if name not in config.drop_channels]
     return PartitionPatches(stores, chosen, augment=config.augment)
+
+
+def _refuse_unlike(stores: list[Store]) -> None:
+    """Refuse stores that were not cut in the same way: their partitions do not compare, nor count the same."""
+    for key in ("size", "overlap", "remainder", "min_foreground"):
+        found = {store.name: store.origin.get(key) for store in stores}
+        if len(set(found.values())) > 1:
+            some = ", ".join(f"{name}: {value}" for name, value in list(found.items())[:4])
+            raise ValueError(
+                f"The stores in {stores[0].path.parent} were assembled with different task.{key} ({some}). Assemble all subjects "
+                "in one go, or choose those that are alike with data.subjects."
+            )

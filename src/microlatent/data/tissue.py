@@ -86,15 +86,19 @@ def choose(found: list[Section], wanted: list[str] | None) -> list[Section]:
     Raises
     ------
     ValueError
-        There is no such image.
+        There is no such image, or it names none.
     """
     if wanted is None:
         return found
     by_name = {one.name: one for one in found}
+    listed = ", ".join(list(by_name)[:20]) + (f" ... ({len(by_name)} in all)" if len(by_name) > 20 else "")
+    if not wanted:
+        raise ValueError(
+            f"task.images is [], but the latents table has the images {listed}. Name some of them, or leave it out to take all."
+        )
     for name in wanted:
         if name not in by_name:
             near = get_close_matches(name, by_name, n=1, cutoff=0.3)
-            listed = ", ".join(list(by_name)[:20]) + (f" ... ({len(by_name)} in all)" if len(by_name) > 20 else "")
             raise ValueError(
                 f"task.images names {name!r}, but the latents table has the images {listed}."
                 + (f" Did you mean {near[0]}?" if near else "")

@@ -82,7 +82,8 @@ def find_images(root: str | Path, config: PartitionsConfig) -> list[TissueImage]
     FileNotFoundError
         The folder is missing, or nothing in it matches data.images.
     ValueError
-        Files are damaged or coloured, names are doubled or missing, or images do not agree in channels or kind of numbers.
+        No subject is chosen, files are damaged or coloured, names are doubled or missing, or images do not agree in channels
+        or kind of numbers.
     """
     root = Path(root)
     if not root.is_dir():
@@ -96,6 +97,7 @@ def find_images(root: str | Path, config: PartitionsConfig) -> list[TissueImage]
             f"{odd.name} ({odd.path}) holds numbers of type {odd.dtype}, but {images[0].name} ({images[0].path}) "
             f"{images[0].dtype}. All images must be of one kind, or their intensities do not compare: convert the files."
         )
+    _warn_of_mixed_integers(images)
     return images
 
 
@@ -130,6 +132,8 @@ def _grouped(root: Path, config: PartitionsConfig) -> dict[tuple[str, str], dict
     if not groups:
         raise nothing_found(root, pattern, KEY, FIELDS)
     subjects = sorted({subject for subject, _ in groups}, key=natural)
+    if config.subjects == []:
+        raise ValueError(f"data.subjects is [], but {root} has {subjects}. Name some of them, or leave it out to take all.")
     absent = [subject for subject in config.subjects or [] if subject not in subjects]
     if absent:
         raise ValueError(f"data.subjects names {absent}, but {root} has {subjects}. Take a name from there.")
@@ -249,6 +253,17 @@ def _refuse_no_markers(file: ImageFile) -> None:
     if file.dtype.kind not in "buif":
         raise ValueError(
             f"{file.path} holds numbers of type {file.dtype}, but intensities are whole or real numbers. Convert it."
+        )
+
+
+def _warn_of_mixed_integers(images: list[TissueImage]) -> None:
+    """Say so where images hold integers of different widths, which an instrument's export scales to different ranges."""
+    examples = {image.dtype.itemsize: image for image in reversed(images) if image.dtype.kind in "ui"}  # the first of each
+    if len(examples) > 1:
+        logger.warning(
+            "Images hold integers of different types: %s. Their intensities do not compare unless they were scaled alike: "
+            "export all with one type, or choose those that are alike with data.subjects.",
+            ", ".join(f"{image.dtype} in {image.name} ({image.path})" for _, image in sorted(examples.items())),
         )
 
 

@@ -17,6 +17,15 @@ def within(key: str, value: float | None, low: float, high: float) -> None:
         raise ValueError(f"{key} is {value}, but must lie between {low} and {high}.")
 
 
+def distinct(key: str, names: list[str] | None) -> None:
+    """Refuse an empty list and one that names something twice; None passes."""
+    if names is not None and not names:
+        raise ValueError(f"{key} is empty, so nothing is chosen. Leave it out to take all.")
+    twice = sorted({name for name in names or [] if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{key} names {twice} more than once. Name each once.")
+
+
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuse a word that is not in the list, naming the nearest one."""
     if value not in allowed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from microlatent.schemas.checks import MISSING, at_least, one_of, within
+from microlatent.schemas.checks import MISSING, at_least, distinct, one_of, within
 
 NORMALISATIONS = ("dataset", "patch", "gauss", "bern", "none")
 
@@ -31,6 +31,8 @@ class WellsConfig:
     bad_patches: str = "skip"  # NaN or constant patches: skip (with a count) or refuse
 
     def __post_init__(self) -> None:
+        for key in ("wells", "sites", "channels", "channel_names"):
+            distinct(f"data.{key}", getattr(self, key))
         one_of("data.normalise", self.normalise, NORMALISATIONS)
         one_of("data.split_by", self.split_by, ("trajectory", "site", "well"))
         one_of("data.order", self.order, ("tracks", "reference", "random"))
@@ -63,6 +65,9 @@ class PartitionsConfig:
     augment: bool = True  # random flips and quarter turns in training
 
     def __post_init__(self) -> None:
+        for key in ("subjects", "channels", "channel_names"):
+            distinct(f"data.{key}", getattr(self, key))
+        distinct("data.drop_channels", self.drop_channels or None)
         if self.normalise is not None:
             one_of("data.normalise", self.normalise, NORMALISATIONS)
         one_of("data.split_by", self.split_by, ("subject", "image", "partition"))

@@ -52,7 +52,7 @@ class AEConfig:
     likelihood: str = "gauss"  # bern or gauss: the second half, and what data.normalise becomes where it is not given
     arch: str = "compact"  # compact; or 1 or 2, as the partitions reference built them
     latent_dim: int | None = None  # default: 64 for compact, 1000 for 1 and 2
-    width: int = 24  # compact: feature maps of the first stage; later stages have more
+    width: int | None = None  # compact: feature maps of the first stage, later ones have more; default 24
     dropout: float = 0.0  # share of the features that each training step leaves out
 
     def __post_init__(self) -> None:
@@ -60,6 +60,12 @@ class AEConfig:
         if self.latent_dim is None:
             self.latent_dim = 64 if self.arch == "compact" else 1000
         at_least("model.latent_dim", self.latent_dim, 1)
+        if self.width is not None and self.arch != "compact":
+            raise ValueError(
+                f"model.width={self.width} has no effect on model.arch={self.arch}, whose layers are given. Leave it out."
+            )
+        if self.arch == "compact":
+            self.width = 24 if self.width is None else self.width
         at_least("model.width", self.width, 4)
         within("model.dropout", self.dropout, 0.0, 0.9)
         made_of = f"{self.family}_{self.likelihood}"

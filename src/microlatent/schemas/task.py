@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from microlatent.schemas.checks import MISSING, at_least, one_of, within
+from microlatent.schemas.checks import MISSING, at_least, distinct, one_of, within
 from microlatent.schemas.data import NORMALISATIONS
 
 
@@ -175,11 +175,12 @@ class ReconstructConfig:
     name: str = MISSING
     checkpoint: str = "best"  # best, last, or a file
     images: list[str] | None = None  # <subject>/<image>; default: all
-    overlap: int = 16  # px that neighbouring partitions share; they are blended there
+    overlap: int | None = None  # px that neighbouring partitions share, blended there; default: a quarter of a partition
     batch_size: int = 64  # partitions reconstructed at a time
     threshold: float = 0.5  # bern: probabilities above are 1 in the thresholded map
 
     def __post_init__(self) -> None:
+        distinct("task.images", self.images)
         at_least("task.overlap", self.overlap, 0)
         at_least("task.batch_size", self.batch_size, 1)
         within("task.threshold", self.threshold, 0.0, 1.0)
@@ -197,6 +198,8 @@ class MapsConfig:
     images: list[str] | None = None  # <subject>/<image>; default: all
 
     def __post_init__(self) -> None:
+        distinct("task.markers", self.markers)
+        distinct("task.images", self.images)
         at_least("task.num_dims", self.num_dims, 1)
 
 
@@ -216,6 +219,7 @@ class ClusterConfig:
     num_exemplars: int = 8  # patches drawn per cluster
 
     def __post_init__(self) -> None:
+        distinct("task.images", self.images)
         one_of("task.method", self.method, ("gmm", "kmeans", "hdbscan"))
         at_least("task.num_clusters", self.num_clusters, 1)
         at_least("task.max_clusters", self.max_clusters, 1)

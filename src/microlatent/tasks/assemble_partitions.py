@@ -15,7 +15,15 @@ from scipy import ndimage
 from microlatent import provenance
 from microlatent.analysis.threshold import otsu
 from microlatent.config import plain
-from microlatent.data.folders import origin_of, raw_folder, refuse_overwrite, rehearsing, store_folder
+from microlatent.data.folders import (
+    mark_unfinished,
+    origin_of,
+    raw_folder,
+    refuse_overwrite,
+    rehearsing,
+    set_aside_stale,
+    store_folder,
+)
 from microlatent.data.partitions import cut, gather, refuse_small
 from microlatent.data.store import StoreWriter
 from microlatent.data.tissue_files import TissueImage, find_images
@@ -35,12 +43,13 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     root, folder = raw_folder(settings.data, settings.outputs), store_folder(settings.data, settings.outputs)
     images = find_images(root, settings.data)
     refuse_small(images, settings.task.size, _remedy(images))
+    _warn_of_unlike_subjects(images)
     subjects = [(subject, list(part)) for subject, part in groupby(images, key=lambda image: image.subject)]
     for subject, _ in subjects:
         refuse_overwrite(folder / f"{subject}.h5", settings.data, settings.task.overwrite)
     reference = ReferenceFiles(out / "reference") if settings.task.reference_files else None
-    summary = []
-    for subject, part in subjects:
+    summary, names = [], [subject for subject, _ in subjects]
+    for number, (subject, part) in enumerate(subjects, 1):
         path = folder / f"{subject}.h5"
         facts = assemble(part, path, root, settings, reference)
         logger.info(
@@ -48,6 +57,9 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
             *(subject, facts["partitions"], facts["channels"], facts["images"], facts["left_out"], path),
         )
         summary.append({"subject": subject, **facts, "store": str(path)})
+        mark_unfinished(folder, names[number:])
+    if settings.data.subjects is None:
+        set_aside_stale(folder, names, settings.data)
     if reference:
         reference.finish()
     table = pd.DataFrame(summary)
@@ -181,7 +193,7 @@ def _identity(image: TissueImage, corners: np.ndarray, share: np.ndarray) -> pd.
 def _common_pixel_um(images: list[TissueImage]) -> float | None:
     """Return the size of a pixel; None, with a warning, where a subject's images differ in it."""
     sizes = {image.pixel_um for image in images}
-    if None not in sizes and max(sizes) > 1.01 * min(sizes):
+    if _differ(sizes):
         logger.warning(
             "%s: the pixels of its images measure from %g to %g um, so a partition is not the same area in all. Scale the images "
             "alike, or say data.pixel_um if the files are wrong.",
@@ -189,6 +201,27 @@ def _common_pixel_um(images: list[TissueImage]) -> float | None:
         )
         return None
     return images[0].pixel_um if None not in sizes else None
+
+
+def _warn_of_unlike_subjects(images: list[TissueImage]) -> None:
+    """Say so where subjects, each alike in itself, differ in the size of a pixel; unknown sizes are passed over."""
+    sizes: dict[str, set[float | None]] = {}
+    for image in images:
+        sizes.setdefault(image.subject, set()).add(image.pixel_um)
+    alike = {subject: here.pop() for subject, here in sizes.items() if None not in here and not _differ(here)}
+    if _differ(set(alike.values())):
+        fine, coarse = min(alike, key=alike.get), max(alike, key=alike.get)
+        logger.warning(
+            "The pixels of subject %s measure %g um, those of %s %g um, so a partition is not the same area in all subjects and "
+            "a model sees tissue at different scales. Scale the images alike, say data.pixel_um if the files are wrong, or "
+            "choose subjects that are alike with data.subjects.",
+            *(fine, alike[fine], coarse, alike[coarse]),
+        )
+
+
+def _differ(sizes: set[float | None]) -> bool:
+    """Return whether sizes of pixels, if all are known, differ by more than how files round them."""
+    return bool(sizes) and None not in sizes and max(sizes) > 1.01 * min(sizes)
 
 
 def _remedy(images: list[TissueImage]) -> str:
@@ -207,6 +240,7 @@ def _rehearse(settings: Settings, root: Path, out: Path) -> Rehearsal:
     task, folder, said = settings.task, store_folder(settings.data, settings.outputs), Rehearsal()
     images = find_images(root, settings.data)
     refuse_small(images, task.size, _remedy(images))
+    _warn_of_unlike_subjects(images)
     images[0].read()
     subjects = [(subject, list(part)) for subject, part in groupby(images, key=lambda image: image.subject)]
     for number, (subject, part) in enumerate(subjects):

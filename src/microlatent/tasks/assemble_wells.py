@@ -14,7 +14,14 @@ from torch.nn.functional import interpolate
 
 from microlatent import provenance
 from microlatent.config import plain
-from microlatent.data.folders import origin_of, refuse_overwrite, rehearsing, store_folder
+from microlatent.data.folders import (
+    mark_unfinished,
+    origin_of,
+    refuse_overwrite,
+    rehearsing,
+    set_aside_stale,
+    store_folder,
+)
 from microlatent.data.relations import label, relate
 from microlatent.data.store import StoreWriter
 from microlatent.data.well_files import RawFrame, RawWell, find_wells
@@ -36,8 +43,9 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     root = assembly_folder(settings.data, settings.outputs)
     folder = store_folder(settings.data, settings.outputs)
     numbers: dict[str, float] = {"wells": 0, "patches": 0, "skipped": 0, "trajectories": 0}
-    summary = []
-    for well in find_wells(root, settings.data.wells, settings.data.sites, settings.data.channel_names):
+    summary, wells = [], find_wells(root, settings.data.wells, settings.data.sites, settings.data.channel_names)
+    names = [well.name for well in wells]
+    for number, well in enumerate(wells, 1):
         path = folder / f"{well.name}.h5"
         refuse_overwrite(path, settings.data, settings.task.overwrite)
         facts = assemble(well, path, root, settings, out)
@@ -50,9 +58,12 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
             path,
         )
         summary.append({"well": well.name, **facts, "store": str(path)})
+        mark_unfinished(folder, names[number:])
         for key in ("patches", "skipped", "trajectories"):
             numbers[key] += facts[key]
         numbers["wells"] += 1
+    if settings.data.wells is None and settings.data.sites is None:
+        set_aside_stale(folder, names, settings.data)
     table = pd.DataFrame(summary)
     write_csv(table, out / "tables" / "wells.csv")
     tracker.table("wells", table)

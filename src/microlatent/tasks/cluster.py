@@ -140,7 +140,7 @@ def open_all(settings: Settings) -> Opened:
     """Open the table and its stores, and find the images where rows have places in some."""
     latents = open_latents(settings, "cluster")
     stores = list(latents.stores(getattr(settings.data, "store", None)))
-    patches = Patches(latents, stores, settings.data.channels or latents.model_input()[0])
+    patches = Patches(latents, stores, settings.data.channels or latents.channels)
     if not all(name in latents.obs for name in PLACES):
         if settings.task.images is not None:
             latents.require(PLACES, "cluster with task.images", "Leave task.images out.")
@@ -242,7 +242,7 @@ def agreement_table(
     if num > COMPARED_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(num, COMPARED_ROWS, replace=False))
     here = np.flatnonzero(np.isin(rows, train))
-    pixels = opened.patches.features(rows, rows[here], opened.latents.model_input()[1])
+    pixels = opened.patches.features(rows, rows[here], opened.latents.normaliser)
     scores = components.fit_pca(pixels, here, width).transform(pixels) if np.ptp(pixels, 0).any() else np.zeros((len(rows), 1))
     baseline = "kmeans" if method == "hdbscan" else method
     alone = clustering.cluster(scores, here, baseline, found.num, seed=seed).labels if found.num > 1 else np.zeros(len(rows), int)

@@ -40,7 +40,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Embed, draw and probe."""
     task = settings.task
     latents = open_latents(settings, "embed")
-    patches = Patches(latents, list(latents.stores(settings.data.store)), settings.data.channels or latents.model_input()[0])
+    patches = Patches(latents, list(latents.stores(settings.data.store)), settings.data.channels or latents.channels)
     probes = probe_columns(task.probes, latents.obs)
     colours = colour_columns(task.colour_by, probes, latents.obs)
     train = latents.training_rows()
@@ -86,7 +86,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     from microlatent.run import Rehearsal
 
     latents, task = open_latents(settings, "embed"), settings.task
-    patches = Patches(latents, list(latents.stores(settings.data.store)), settings.data.channels or latents.model_input()[0])
+    patches = Patches(latents, list(latents.stores(settings.data.store)), settings.data.channels or latents.channels)
     probes = probe_columns(task.probes, latents.obs)
     colours = colour_columns(task.colour_by, probes, latents.obs)
     names = ["variance", *(f"scatter_{figures.file_word(column)}" for column in colours)]
@@ -243,7 +243,7 @@ def run_probes(
         rows = np.sort(np.random.default_rng(settings.seed).choice(rows, PROBE_ROWS, replace=False))
     groups = every[rows]
     latent = probe.reduce(np.asarray(latents.x[rows]), groups, width, NUM_FOLDS, settings.seed)
-    pixels = probe.reduce(patches.features(rows, train, latents.model_input()[1]), groups, width, NUM_FOLDS, settings.seed)
+    pixels = probe.reduce(patches.features(rows, train, latents.normaliser), groups, width, NUM_FOLDS, settings.seed)
     records: dict[str, list[dict]] = {}
     for column in track(columns, "Probing"):
         is_label = latents.obs[column].dtype.kind in "OUT"

@@ -48,7 +48,10 @@ class Opened(NamedTuple):
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Predict, then show."""
     task, opened = settings.task, open_all(settings)
+    trained = load_decoder(settings, opened)  # a wrong run, or too many folds, should fail before the permutations
     names, labels = opened.outcomes.names, opened.outcomes.labels
+    held_out = analysis.describe_folds(len(labels), task.folds)
+    log.info(f"task.folds={task.folds} of {len(labels)} subjects: {held_out}.")
     x = opened.latents.x if len(opened.rows) == len(opened.latents) else np.asarray(opened.latents.x[opened.rows])
     components = subjects.fit_components(x, opened.subject)
     scores = components.transform(x)
@@ -61,14 +64,12 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     results = {name: analysis.predict(blocks, labels, *options) for name, blocks in features.items()}
     report(results, names)
     tables = {"prediction": prediction_table(results, len(labels)), "subjects": subject_table(opened, results, markers)}
-    held_out = "one subject of each outcome held out" if task.folds == "loo" else f"{task.folds} folds of subjects"
     paths = [drawing.draw_prediction(results, labels, names, held_out, out / "figures" / "prediction.png")]
     numbers = {}
     for prefix, result in zip(("", "marker_"), results.values(), strict=True):
         row = result_row(result)
         numbers |= {prefix + key: row[key] for key in ("auc", "auc_lo", "auc_hi", "p_permutation", "balanced_accuracy")}
 
-    trained = load_decoder(settings, opened)
     if trained is not None:
         from microlatent.tasks import outcome_images  # imports torch
 
@@ -118,7 +119,7 @@ def open_all(settings: Settings) -> Opened:
     latents = open_latents(settings, "outcome")
     latents.require(("subject",), "outcome", INSTEAD)
     stores = list(latents.stores(getattr(settings.data, "store", None)))
-    patches = Patches(latents, stores, latents.model_input()[0])
+    patches = Patches(latents, stores, latents.channels)
     of = latents.obs["subject"].astype(str).to_numpy()
     path = find_outcomes(settings.task.outcomes, [store for store, _ in stores])
     outcomes = read_outcomes(path, list(pd.unique(of)), analysis.FEWEST)
@@ -167,7 +168,7 @@ def prediction_table(results: dict[str, analysis.Prediction], count: int) -> pd.
     """Return one row per set of features, and their difference with its interval over the same resampled subjects."""
     rows = [{"features": name, "subjects": count} | result_row(result) for name, result in results.items()]
     first, second = results.values()
-    low, high = np.quantile(first.auc_drawn - second.auc_drawn, (0.025, 0.975))
+    low, high = analysis.percentiles(first.auc_drawn - second.auc_drawn)
     gain = {"features": "latents less marker means", "subjects": count, "auc": first.auc - second.auc}
     return pd.DataFrame([*rows, gain | {"auc_lo": low, "auc_hi": high}])
 
@@ -197,4 +198,10 @@ def report(results: dict[str, analysis.Prediction], names: tuple[str, str]) -> N
         log.info(
             f"{name}: AUC {result.auc:.2f} (95 % interval {result.auc_lo:.2f}-{result.auc_hi:.2f}, permutation p "
             f"{result.p_permutation:.3g}), balanced accuracy {result.balanced_accuracy:.2f}, telling {names[1]} from {names[0]}."
+        )
+    share = min(result.pairs_compared for result in results.values())
+    if share < 0.8:
+        log.warning(
+            f"Only {share:.0%} of the pairs of subjects of different outcomes were ever held out together, so the AUC depends on "
+            "how the folds were drawn. Fewer folds compare more of them; task.folds=loo compares all."
         )

@@ -87,10 +87,11 @@ def load(settings: Settings, device: torch.device) -> Trained:
             f"{run} was trained with data.normalise=patch: every partition has a scale of its own, and none leads back to "
             "counts. Train with gauss, bern, dataset or none to reconstruct whole images."
         )
-    if task.overlap >= trained.patch_px:
+    overlap = overlap_px(settings, trained)
+    if overlap >= trained.patch_px:
         raise ValueError(
-            f"task.overlap is {task.overlap}, but must be below the model's partitions of {trained.patch_px} px. Try "
-            f"{trained.patch_px // 4}."
+            f"task.overlap is {overlap}, but must be below the model's partitions of {trained.patch_px} px. Try "
+            f"{trained.patch_px // 4}, or leave it out."
         )
     if data.channels not in (None, trained.channels):
         raise ValueError(
@@ -100,15 +101,22 @@ def load(settings: Settings, device: torch.device) -> Trained:
     return trained
 
 
+def overlap_px(settings: Settings, trained: Trained) -> int:
+    """Return what neighbouring partitions share: ``task.overlap``, or a quarter of the model's partition."""
+    return trained.patch_px // 4 if settings.task.overlap is None else settings.task.overlap
+
+
 def chosen_images(settings: Settings, root: Path, trained: Trained) -> list[TissueImage]:
     """Find the images with the model's channels, by name and in its order."""
     images = find_images(root, replace(settings.data, channels=list(trained.channels), drop_channels=[]))
     wanted = settings.task.images
     if wanted is not None:
         names = [image.name for image in images]
+        if not wanted:
+            raise ValueError(f"task.images is [], but there are {', '.join(names)}. Name some, or leave it out to take all.")
         absent = [name for name in wanted if name not in names]
-        if absent or not wanted:
-            raise ValueError(f"task.images names {absent}, <subject>/<image>. {nearest(str((absent or [''])[0]), names)}")
+        if absent:
+            raise ValueError(f"task.images names {absent}, <subject>/<image>. {nearest(str(absent[0]), names)}")
         images = [image for image in images if image.name in wanted]
     refuse_small(images, trained.patch_px, "The model knows partitions of that size alone: leave the image out with task.images.")
     return images
@@ -126,7 +134,7 @@ def parts(settings: Settings, trained: Trained) -> Any:
 def reconstruct(image: TissueImage, trained: Trained, settings: Settings, device: torch.device) -> Result:
     """Pass one image through the model, partition by partition."""
     counts = image.read()
-    corners = cut(image.shape_px, trained.patch_px, settings.task.overlap, "shift")
+    corners = cut(image.shape_px, trained.patch_px, overlap_px(settings, trained), "shift")
     mosaic = Mosaic(len(counts), image.shape_px, trained.patch_px)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.trainer.precision == "bf16")
     for start in range(0, len(corners), settings.task.batch_size):
@@ -229,9 +237,9 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         images = chosen_images(settings, raw_folder(settings.data, outputs), trained)
         parts(settings, trained)
         counts, size = images[0].read(), trained.patch_px
-    step = size - settings.task.overlap
-    num = sum(len(cut(image.shape_px, size, settings.task.overlap)) for image in images)
-    here = cut(images[0].shape_px, size, settings.task.overlap)[: settings.task.batch_size]
+    overlap = overlap_px(settings, trained)
+    num = sum(len(cut(image.shape_px, size, overlap)) for image in images)
+    here = cut(images[0].shape_px, size, overlap)[: settings.task.batch_size]
     started = time.perf_counter()
     with torch.no_grad():
         patches = torch.from_numpy(gather(counts, here, size).astype(np.float32)).to(device)
@@ -241,7 +249,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     return Rehearsal(
         reads=[
             f"{len(images)} images, the first {images[0].name} ({images[0].path}), channels {trained.channels}; "
-            f"{num} partitions of {size} px, {step} px apart"
+            f"{num} partitions of {size} px, {size - overlap} px apart"
         ],
         writes=[str(out / images[0].subject / f"{images[0].image}.tif"), f"... of {len(images)} images"],
         memory_mb=psutil.Process().memory_info().rss / 1e6 + max(pixels) * 40 / 1e6,
