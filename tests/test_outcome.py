@@ -65,7 +65,7 @@ def test_separable_outcomes_and_weak_penalties_converge():
     assert np.abs(gradient).max() < 1e-3
 
 
-@pytest.mark.parametrize(("num", "folds"), [(9, "loo"), (30, "loo"), (31, "loo"), (12, "4"), (11, "40")])
+@pytest.mark.parametrize(("num", "folds"), [(9, "loo"), (25, "loo"), (26, "loo"), (301, "loo"), (12, "4"), (11, "5")])
 def test_every_subject_is_held_out_as_often_and_never_alone_or_doubled(num, folds):
     sets = outcome.draw_held_out(num, folds, np.random.default_rng(0))
     times = np.bincount(np.concatenate(sets), minlength=num)
@@ -73,6 +73,74 @@ def test_every_subject_is_held_out_as_often_and_never_alone_or_doubled(num, fold
     assert all(len(np.unique(held)) == len(held) >= 2 for held in sets)
     if num == 9:
         assert {tuple(held) for held in sets} == set(combinations(range(9), 2))
+
+
+@pytest.mark.parametrize("num", [9, 25, 26, 60, 301, 700])
+def test_leaving_out_compares_every_two_subjects_of_any_cohort_with_at_most_300_models(num):
+    sets = outcome.draw_held_out(num, "loo", np.random.default_rng(0))
+    together = np.zeros((num, num), int)
+    for held in sets:
+        together[np.ix_(held, held)] += 1
+    assert together.min() >= 1
+    assert len(sets) <= 300
+    assert max(len(held) for held in sets) <= max(2, 2 * -(-num // 25))  # the others, 9 of 10 or more, are learned from
+
+
+@pytest.mark.parametrize(
+    ("num", "folds", "models", "text"),
+    [
+        (12, "loo", 66, "two subjects held out at a time, all pairs"),
+        (60, "loo", 300, "25 folds of 2-3 subjects, two held out at a time, all pairs"),
+        (11, "5", 50, "5 folds of 2-3 subjects, drawn 10 times"),
+        (12, "4", 40, "4 folds of 3 subjects, drawn 10 times"),
+    ],
+)
+def test_the_caption_says_what_is_held_out(num, folds, models, text):
+    assert outcome.describe_folds(num, folds) == text
+    assert len(outcome.draw_held_out(num, folds, np.random.default_rng(0))) == models
+
+
+@pytest.mark.parametrize("folds", ["6", "40"])
+def test_folds_of_fewer_than_two_subjects_are_refused(folds):
+    with pytest.raises(
+        ValueError, match=rf"task.folds is {folds}, but there are 11 subjects .* Choose task.folds from 2 to 5, or loo"
+    ):
+        outcome.predict({"mean": np.eye(11)}, np.arange(11) % 2, folds, 19, 19)
+
+
+def test_more_than_300_subjects_are_told_apart():
+    labels = (np.arange(310) < 30).astype(int)
+    block = {"mean": labels[:, None] + 0.3 * np.random.default_rng(0).normal(size=(310, 2))}
+    result = outcome.predict(block, labels, num_permutations=19, num_bootstraps=50)
+    assert result.auc > 0.97
+    assert result.p_permutation == pytest.approx(1 / 20)
+    assert result.pairs_compared == 1
+    assert np.isfinite(result.scores).all()
+
+
+def test_without_a_comparison_there_is_an_error_and_no_p_value():
+    with pytest.raises(ValueError, match="For the subjects nothing could be compared: of 11 of one outcome and 1 of the other"):
+        outcome.predict({"mean": np.random.default_rng(0).normal(size=(12, 2))}, np.arange(12) == 3, "loo", 19, 19)
+    with pytest.raises(ValueError, match="For 2 of 19 permutations of the subjects nothing"):
+        outcome.refuse_nothing(np.array([3] * 18 + [0, 0]), np.arange(12) % 2, "6")
+
+
+@pytest.mark.parametrize("share", [0.5, 0.12])
+def test_the_auc_of_a_large_cohort_hardly_depends_on_the_seed(share):
+    labels = (np.arange(60) < 60 * share).astype(int)
+    block = {"mean": np.random.default_rng(5).normal(size=(60, 3)) + 0.6 * labels[:, None]}
+    found = [outcome.predict(block, labels, "loo", 1, 19, seed) for seed in range(5)]
+    assert np.ptp([result.auc for result in found]) < 0.06
+    assert all(result.pairs_compared == 1 for result in found)
+
+
+def test_pairs_that_are_often_held_out_together_weigh_no_more(monkeypatch):
+    """Subjects of one fold are compared by 24 models, those of two folds by one."""
+    monkeypatch.setattr(outcome, "held_out_scores", lambda blocks, every, held: np.tile(blocks["mean"][held, 0], (len(every), 1)))
+    rng, labels = np.random.default_rng(0), np.arange(70) % 2
+    block = {"mean": rng.normal(size=(70, 1)) + 0.5 * labels[:, None]}
+    gap = block["mean"][labels == 1] - block["mean"][labels == 0].T
+    assert outcome.predict(block, labels, "loo", 1, 19).auc == pytest.approx((gap > 0).mean())
 
 
 def test_a_held_out_subject_has_no_part_in_its_own_model():
@@ -136,6 +204,18 @@ def test_shuffled_outcomes_are_called_significant_no_more_often_than_they_should
     assert np.mean(np.array(p) < 0.5) == pytest.approx(0.5, abs=0.12)
 
 
+@pytest.mark.slow
+def test_shuffled_outcomes_are_called_significant_no_more_often_with_the_default_settings():
+    """Leaving two subjects out and 999 permutations, as ``task=outcome`` does unless told otherwise."""
+    rows, subject, labels = together(10, num_rows=30)
+    scores = subjects.fit_components(rows, subject).transform(rows)
+    blocks = subjects.summarise(scores, subject, OutcomeConfig.num_clusters)
+    rng = np.random.default_rng(0)
+    p = np.array([outcome.predict(blocks, rng.permutation(labels), seed=seed).p_permutation for seed in range(120)])
+    assert np.mean(p < 0.05) <= 0.1  # 5 % and 2.5 standard errors
+    assert np.mean(p < 0.5) == pytest.approx(0.5, abs=0.12)
+
+
 def test_complete_separation_does_not_make_the_interval_vanish():
     wins = np.ones((12, 12))
     low, high = outcome.auc_interval(wins, wins, outcome.bootstrap_auc(wins, wins, 100))
@@ -145,6 +225,28 @@ def test_complete_separation_does_not_make_the_interval_vanish():
     mean, low, high = outcome.balanced_accuracy(np.array([-1.0, -2, -1, 1, 2, 3]), np.array([0, 0, 0, 1, 1, 1]))
     assert (mean, high) == (1.0, 1.0)
     assert low < 0.7
+
+
+def test_resamples_without_a_tried_pair_are_undefined_and_not_zero():
+    trials = np.diag(np.ones(6))  # every subject was tried with one other: many resamples have no pair
+    draws = outcome.bootstrap_auc(trials, trials, 400)
+    assert np.isnan(draws).any()
+    assert (draws[np.isfinite(draws)] == 1).all()
+    full = np.ones((6, 6))
+    assert np.isfinite(outcome.bootstrap_auc(full, full, 100)).all()
+
+
+def test_where_few_pairs_were_tried_the_interval_is_wide_and_finite():
+    wins, trials = np.diag([1.0, 1, 1, 1, 0, 0]), np.diag(np.ones(6))
+    low, high = outcome.auc_interval(wins, trials, np.full(100, np.nan))
+    assert low < 0.35
+    assert high > 0.9
+    assert outcome.auc_interval(trials - wins, trials, np.full(100, np.nan)) == pytest.approx((1 - high, 1 - low))
+    every = np.kron(wins.max(1), np.ones((6, 1))).T  # as many wins, of all pairs
+    narrower = outcome.auc_interval(every, np.ones((6, 6)), np.full(100, np.nan))
+    assert narrower[1] - narrower[0] < high - low
+    assert outcome.percentiles(np.array([np.nan] + [0.5] * 99)) == (0.5, 0.5)
+    assert np.isnan(outcome.percentiles(np.array([np.nan] * 6 + [0.5] * 94))).all()
 
 
 # ---------------------------------------------------------------------------------------------- summaries, conditional
@@ -228,15 +330,16 @@ def test_coarsening_averages_blocks(size):
     assert got == pytest.approx(np.stack(want, -1))
 
 
-def test_intervals_of_all_differences_hold_together():
-    """Of 7 x 7 true differences of zero, hardly ever is one outside."""
-    rng, labels = np.random.default_rng(0), np.arange(24) % 2
+@pytest.mark.xfail(reason="conditional.compare takes quantiles of a normal where few subjects give the spread: 0.2 to 0.6 miss")
+@pytest.mark.parametrize(("ones", "num"), [(12, 24), (5, 10), (5, 30)])
+def test_intervals_of_all_differences_hold_together(ones, num):
+    """Of 7 x 7 true differences of zero one is outside in 5 % of cohorts; 9 % is 2.6 standard errors more."""
+    rng, labels = np.random.default_rng(0), (np.arange(num) < ones).astype(int)
     missed = 0
-    for seed in range(60):
-        values = rng.normal(size=(24, 7, 7))
-        _, low, high = conditional.compare(values, labels, 200, seed)
+    for seed in range(200):
+        _, low, high = conditional.compare(rng.normal(size=(num, 7, 7)), labels, 200, seed)
         missed += bool(((low > 0) | (high < 0)).any())
-    assert missed <= 10
+    assert missed <= 18
 
 
 # --------------------------------------------------------------------------------------------------------- the file
@@ -398,6 +501,23 @@ def test_samples_of_outcomes_between_which_nothing_differs_are_alike(cohort):
     same = conditional.Gaussians(np.repeat(pair.mean[:1], 2, 0), np.repeat(pair.covariance[:1], 2, 0))
     first, second = outcome_images.draw_samples(same, x, scores, components, opened, settings)
     assert first == pytest.approx(second)
+
+
+def test_a_wrong_run_and_too_many_folds_fail_before_the_permutations(cohort, tmp_path, monkeypatch):
+    from microlatent import experiment
+
+    folder, trained = cohort
+    monkeypatch.setattr(outcome, "predict", lambda *_: pytest.fail("the permutations were begun"))
+    monkeypatch.setattr(task, "marker_means", lambda *_: pytest.fail("the pixels were read"))
+    with pytest.raises(ValueError, match=r"task.folds is 8, but there are 14 subjects"):
+        task.run(settings_of(folder, folds="8"), tmp_path, NullTracker())
+    with pytest.raises(ValueError, match=r"task.folds is 8, but there are 14 subjects"):
+        task.rehearse(settings_of(folder, folds="8"), tmp_path)
+    settings = settings_of(folder)
+    settings.run = str(tmp_path)
+    monkeypatch.setattr(experiment, "load_model", lambda *_: trained._replace(channels=["red", "blue"]))
+    with pytest.raises(ValueError, match="Give the run that the latents are of"):
+        task.run(settings, tmp_path, NullTracker())
 
 
 def test_data_without_subjects_and_runs_of_other_channels_are_refused(cohort, tmp_path, monkeypatch):

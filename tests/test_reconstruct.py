@@ -86,8 +86,9 @@ def trained_run(folder: Path, mode="gauss", factor=1.0, split_by="subject", grou
     )
     model = {"name": "mirror", "factor": factor}
     data = {"channels": NAMES, "patch_px": PATCH_PX, "normaliser": fitted.state(), "split_by": split_by}
-    born = {"config": {"model": model}, "data": data | {"split_hash": held.hash, "fingerprints": {}}}
-    run.describe({"model": model, "data": {"name": "partitions"}}, born)
+    trained_on = {"name": "partitions", "root": str((folder / "raw").resolve())}
+    born = {"config": {"model": model, "data": trained_on}, "data": data | {"split_hash": held.hash, "fingerprints": {}}}
+    run.describe({"model": model, "data": trained_on}, born)
     weights = Mirror(MirrorConfig(**model), 3, PATCH_PX).state_dict()
     checkpoint.save(run.path / "checkpoints" / "best.ckpt", {"model": weights, "birth": born, "position": {"epoch": 1}})
     return run.path

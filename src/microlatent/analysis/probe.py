@@ -114,16 +114,14 @@ def probe(folds: list[Fold], target: NDArray, groups: NDArray, num_permutations:
 def unreadable(folds: list[Fold], target: NDArray, groups: NDArray) -> str:
     """Return why a property, a number or a label of text, cannot be read out on groups held out; "" where it can.
 
-    A label of one group is never on both sides of a split, so no features could read it. Missing values are left out.
+    A label of one group alone is never on both sides of a split, so no features could read it. Missing values are left out.
     """
     is_label = target.dtype.kind in "OUT"
     known = target != "" if is_label else np.isfinite(target)
     if len(np.unique(target[known])) < 2:
         return "it has one value alone"
-    for label in np.unique(target[known]) if is_label else ():
-        there = np.unique(groups[known & (target == label)])
-        if len(there) == 1:
-            return f"{str(label)!r} occurs in one group alone, {str(there[0])!r}, and so never in both training and test"
+    if is_label and sum(len(np.unique(groups[known & (target == label)])) > 1 for label in np.unique(target[known])) < 2:
+        return "fewer than two of its labels occur in more than one group, so none is both learned and tested"
     for fold in folds:
         there = np.unique(target[fold.train[known[fold.train]]])
         if len(there) < (2 if is_label else 1):

@@ -252,6 +252,9 @@ def run_probes(
         if len(np.unique(groups[known])) < NUM_FOLDS or len(np.unique(target[known])) < 2:
             log.warning(f"{column} was not probed: it is constant, or known for fewer than {NUM_FOLDS} groups.")
             continue
+        if reason := probe.unreadable(latent, target, groups):
+            log.warning(f"{column} was not probed: {reason}.")
+            continue
         record = {"column": column} | probe.compare(latent, pixels, target, groups, settings.seed)
         records.setdefault("accuracy" if is_label else "r2", []).append(record)
     tables = {score: pd.DataFrame(found) for score, found in records.items()}

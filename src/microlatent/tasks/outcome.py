@@ -97,7 +97,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         tables += ["marker_differences", "nearest"]
         drawn = min(3, task.num_samples, *np.bincount(opened.outcomes.labels))
         names += ["path_mean", *(f"path_{k + 1}" for k in range(drawn)), "samples", "nearest", "differences"]
-    # Measured: about 50 us for each fit of 24 subjects; it grows with the square of their number.
+    # Measured on one core: each fit takes 0.1 ms for 16 subjects, 0.2 for 24, 0.7 for 40; from there about 6 us for each more.
     fits = len(analysis.draw_held_out(count, task.folds, np.random.default_rng(0))) * task.num_permutations
     return Rehearsal(
         reads=[str(opened.latents.path), *(str(store.path) for store in opened.patches.stores)],
@@ -107,9 +107,11 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         ],
         memory_mb=500 + (width**2 * 24 + num * 200 + 4000 * channels * 64 * 8) / 1e6,
         disk_mb=4.0,
-        seconds=20 + fits * 2e-4 * max(1.0, (min(count, 40) / 24) ** 2) + num * width * 1e-7,
+        seconds=20 + fits * 1.3 * (7e-4 * (min(count, 40) / 40) ** 2 + 6e-6 * max(0, count - 40)) + num * width * 1e-7,
         notes=[
-            f"{count} subjects: " + ", ".join(f"{(opened.outcomes.labels == k).sum()} {opened.outcomes.names[k]}" for k in (0, 1))
+            f"{count} subjects: "
+            + ", ".join(f"{(opened.outcomes.labels == k).sum()} {opened.outcomes.names[k]}" for k in (0, 1)),
+            f"task.folds={task.folds}: {analysis.describe_folds(count, task.folds)}",
         ],
     )
 

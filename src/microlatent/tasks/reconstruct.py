@@ -16,7 +16,7 @@ import torch
 
 from microlatent.analysis.stitching import Mosaic
 from microlatent.config import nearest
-from microlatent.data.folders import raw_folder, rehearsing
+from microlatent.data.folders import origin_of, raw_folder, rehearsing
 from microlatent.data.partitions import cut, gather, refuse_small
 from microlatent.data.tissue_files import TissueImage, find_images
 from microlatent.device import choose_device
@@ -125,7 +125,8 @@ def chosen_images(settings: Settings, root: Path, trained: Trained) -> list[Tiss
 def parts(settings: Settings, trained: Trained) -> Any:
     """Return a function that says whether the run was trained on an image: train, val, test, or "" where that is not known."""
     split = load_split(Path(settings.run), trained.birth["data"])
-    if split.by not in ("subject", "image"):
+    own = trained.birth["config"]["data"].get("root") == origin_of(settings.data)
+    if split.by not in ("subject", "image") or not own:  # subjects of the same name elsewhere are other subjects
         return lambda image: ""
     return lambda image: split.parts(np.array([image.subject if split.by == "subject" else image.name]))[0]
 
