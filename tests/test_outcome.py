@@ -134,6 +134,18 @@ def test_the_auc_of_a_large_cohort_hardly_depends_on_the_seed(share):
     assert all(result.pairs_compared == 1 for result in found)
 
 
+def test_small_folds_of_an_unbalanced_cohort_say_how_little_they_compare(caplog):
+    labels = (np.arange(50) < 5).astype(int)
+    block = {"mean": np.random.default_rng(0).normal(size=(50, 2)) + labels[:, None]}
+    result = outcome.predict(block, labels, "25", 19, 200)
+    assert result.pairs_compared < 0.25
+    assert np.isnan(result.scores).any()  # never held out with a subject of the other outcome: no score, not a score of zero
+    assert 0 <= result.auc_lo <= result.auc <= result.auc_hi <= 1
+    assert 0 <= result.balanced_accuracy_lo <= result.balanced_accuracy <= 1
+    task.report({"latents": result}, ("no", "yes"))
+    assert "task.folds=loo compares all" in caplog.text
+
+
 def test_pairs_that_are_often_held_out_together_weigh_no_more(monkeypatch):
     """Subjects of one fold are compared by 24 models, those of two folds by one."""
     monkeypatch.setattr(outcome, "held_out_scores", lambda blocks, every, held: np.tile(blocks["mean"][held, 0], (len(every), 1)))
@@ -211,9 +223,9 @@ def test_shuffled_outcomes_are_called_significant_no_more_often_with_the_default
     scores = subjects.fit_components(rows, subject).transform(rows)
     blocks = subjects.summarise(scores, subject, OutcomeConfig.num_clusters)
     rng = np.random.default_rng(0)
-    p = np.array([outcome.predict(blocks, rng.permutation(labels), seed=seed).p_permutation for seed in range(120)])
-    assert np.mean(p < 0.05) <= 0.1  # 5 % and 2.5 standard errors
-    assert np.mean(p < 0.5) == pytest.approx(0.5, abs=0.12)
+    p = np.array([outcome.predict(blocks, rng.permutation(labels), seed=seed).p_permutation for seed in range(80)])
+    assert np.mean(p < 0.05) <= 0.1  # 5 % and 2 standard errors
+    assert np.mean(p < 0.5) == pytest.approx(0.5, abs=0.15)
 
 
 def test_complete_separation_does_not_make_the_interval_vanish():
@@ -330,7 +342,6 @@ def test_coarsening_averages_blocks(size):
     assert got == pytest.approx(np.stack(want, -1))
 
 
-@pytest.mark.xfail(reason="conditional.compare takes quantiles of a normal where few subjects give the spread: 0.2 to 0.6 miss")
 @pytest.mark.parametrize(("ones", "num"), [(12, 24), (5, 10), (5, 30)])
 def test_intervals_of_all_differences_hold_together(ones, num):
     """Of 7 x 7 true differences of zero one is outside in 5 % of cohorts; 9 % is 2.6 standard errors more."""

@@ -190,18 +190,23 @@ def local_statistics(places: NDArray, subject: NDArray, scatter: NDArray) -> Loc
 def compare(values: NDArray, outcome: NDArray, num_bootstraps: int, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
     """Return the mean of outcome 1 less that of outcome 0 of values (S, ...), and its 95 % interval over subjects.
 
-    The intervals hold together: in 95 % of the resamples of the subjects all differences are inside, so that the largest of
-    them may be picked out.
+    The intervals hold together, so that the largest difference may be picked out: in 95 % of the permutations of the subjects'
+    deviations from the mean of their outcome no difference is further from zero, in its own standard errors.
     """
     flat = values.reshape(len(values), -1)
     rng = np.random.default_rng([seed, 2])
-    draws, found = np.zeros((num_bootstraps, flat.shape[1])), np.zeros(flat.shape[1])
+    counts = np.bincount(outcome, minlength=2)
+    means = np.stack([flat[outcome == value].mean(0) for value in (0, 1)])
+    apart = (flat - means[outcome]) * np.sqrt(counts / (counts - 1))[outcome, None]
+    # The outcomes as they are, of which the spread is taken, and permuted; (1 + B, S).
+    labels = np.stack([outcome, *(rng.permutation(outcome) for _ in range(num_bootstraps))])
+    shift, variance = 0.0, 0.0
     for value, sign in ((0, -1), (1, 1)):
-        own = flat[outcome == value]
-        found += sign * own.mean(0)
-        draws += sign * rng.multinomial(len(own), np.full(len(own), 1 / len(own)), size=num_bootstraps) @ own / len(own)
-    # A bootstrap's spread lacks a factor n / (n - 1); the smaller outcome decides.
-    spread = draws.std(0) * np.sqrt(1 + 1 / (min(np.bincount(outcome, minlength=2)) - 1))
-    furthest = np.abs((draws - draws.mean(0)) / np.maximum(draws.std(0), 1e-300)).max(1)
-    half = np.quantile(furthest, 0.95) * spread
+        own = (labels == value) / counts[value]
+        centre = own @ apart
+        shift = shift + sign * centre
+        variance = variance + np.maximum(own @ apart**2 - centre**2, 0.0) / (counts[value] - 1)
+    spread = np.sqrt(sum(apart[outcome == value].var(0) / counts[value] for value in (0, 1)))
+    furthest = (np.abs(shift[1:]) / np.maximum(np.sqrt(variance[1:]), 1e-300)).max(1)
+    found, half = means[1] - means[0], np.quantile(furthest, 0.95) * spread
     return tuple(part.reshape(values.shape[1:]) for part in (found, found - half, found + half))

@@ -241,7 +241,7 @@ class OutcomeConfig:
     latents: str | None = None  # default: the run's process/latents.h5ad
     outcomes: str | None = None  # CSV with the columns subject, outcome; data.root=demo has its own
     checkpoint: str = "best"  # whose decoder draws the images: best, last, or a file
-    folds: str = "loo"  # loo (leave one subject out) or a number of folds of whole subjects
+    folds: str = "loo"  # loo (one subject of each outcome; in 25ths above 25 subjects) or a number of folds of whole subjects
     num_clusters: int = 16  # of the composition that summarises a subject
     num_permutations: int = 999  # of the outcomes over subjects
     num_bootstraps: int = 1000  # of the subjects, for intervals
