@@ -25,7 +25,8 @@ MOST = [(arch, *pair) for arch in ("compact", "2") for pair in FAMILIES]
 
 def build(family="vae", likelihood="gauss", arch="compact", channels=2, patch_px=16, seed=0, **settings):
     torch.manual_seed(seed)
-    settings = {"latent_dim": 4, "width": 4} | settings
+    small = {"latent_dim": 4} | ({"width": 4} if arch == "compact" else {})
+    settings = small | settings
     make, schema = (VariationalAutoencoder, VAEConfig) if family == "vae" else (Autoencoder, AEConfig)
     config = schema(name=f"{family}_{likelihood}", family=family, likelihood=likelihood, arch=arch, **settings)
     return make(config, channels, patch_px)
