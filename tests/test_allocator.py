@@ -25,6 +25,7 @@ def count_faults(how: str, root) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting exists on Linux alone")
 def test_large_temporaries_keep_their_pages(pytestconfig):
     assert count_faults("tuned", pytestconfig.rootpath) < count_faults("default", pytestconfig.rootpath) / 10

@@ -75,6 +75,7 @@ def test_same_seed_gives_the_same_files(done, folder, tmp_path):
     assert all((tmp_path / name).read_bytes() == (done[0] / name).read_bytes() for name in files)
 
 
+@pytest.mark.slow
 def test_saved_components_are_applied_to_other_latents(done, tmp_path):
     write_latents(tmp_path, ("C3",), num_tracks=6, num_frames=4, patch_px=8)
     embed.run(settings(tmp_path, pca=str(done[0] / "pca.npz")), tmp_path / "embed", NullTracker())

@@ -108,6 +108,7 @@ def test_folds_of_fewer_than_two_subjects_are_refused(folds):
         outcome.predict({"mean": np.eye(11)}, np.arange(11) % 2, folds, 19, 19)
 
 
+@pytest.mark.slow
 def test_more_than_300_subjects_are_told_apart():
     labels = (np.arange(310) < 30).astype(int)
     block = {"mean": labels[:, None] + 0.3 * np.random.default_rng(0).normal(size=(310, 2))}
@@ -125,6 +126,7 @@ def test_without_a_comparison_there_is_an_error_and_no_p_value():
         outcome.refuse_nothing(np.array([3] * 18 + [0, 0]), np.arange(12) % 2, "6")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, 0.12])
 def test_the_auc_of_a_large_cohort_hardly_depends_on_the_seed(share):
     labels = (np.arange(60) < 60 * share).astype(int)

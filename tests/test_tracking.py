@@ -94,6 +94,7 @@ def test_offline_run_tries_no_network(stores_folder, tmp_path):
     assert not outside
 
 
+@pytest.mark.slow
 def test_online_without_a_key_says_so_and_logs_offline(compose, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
