@@ -563,20 +563,14 @@ def test_a_model_that_cannot_decode_leaves_the_images_out(cohort, monkeypatch, c
 @pytest.mark.slow
 def test_the_planted_pattern_is_found_from_raw_files_to_figures(command):
     """The whole way on the simulated tissue: CD8 cells enter the nests of responders, and nothing else differs."""
-    from microlatent.data.simulate.partitions import simulate
-
-    folder = simulate(command.folder / "tissue")
-    data = ("data=partitions", f"data.root={folder}", "logger=csv")
-    command("infer", "task=assemble", *data)
-    scale = ("data.arcsinh_cofactor=5", "data.clip_percentile=99.9", "model.latent_dim=32", "trainer.threads=1")
-    steady = ("trainer.epochs=14", "trainer.warmup_steps=32", "trainer.lr_schedule=cosine", "trainer.clip_norm=1000")
-    command("train", "model=vae_gauss", *data, *scale, *steady)
-    command("infer", "task=process", "run=latest", "logger=csv")
-    task = ("task=outcome", "run=latest", f"task.outcomes={folder / 'outcomes.csv'}", "task.folds=4", "task.num_clusters=16")
-    command("analyze", *task, "logger=csv")
-    (out,) = command.folder.glob("outputs/partitions-vae_gauss/*/outcome")
+    demo = ("experiment=partitions_demo", "logger=csv")
+    command("infer", "task=assemble", *demo)
+    command("train", *demo)
+    command("infer", "task=process", "run=latest", "logger=csv", "name=partitions-demo")
+    command("analyze", "task=outcome", "run=latest", "task.num_permutations=199", "logger=csv", "name=partitions-demo")
+    (out,) = command.folder.glob("outputs/partitions-demo/*/outcome")
     table = pd.read_csv(out / "tables" / "prediction.csv").set_index("features")
-    assert table.loc["latents", "auc"] > 0.85
+    assert table.loc["latents", "auc_lo"] > 0.5
     assert table.loc["latents", "p_permutation"] < 0.01
     assert table.loc["latents", "auc"] > table.loc["marker means", "auc"] + 0.1
     differences = pd.read_csv(out / "tables" / "marker_differences.csv")
