@@ -46,12 +46,14 @@ def records(folder: Path) -> list[dict]:
     return [json.loads(text) for text in done.stdout.splitlines() if text.startswith("{")]
 
 
+@pytest.mark.slow
 def test_offline_run_holds_config_metrics_images_and_checkpoint(tracked):
     text = json.dumps(records(next(tracked.glob("outputs/tracked/*"))))
     for word in ("num_codes", "val_total", "reconstructions", "checkpoint", "best_val_recon", '"train"', "test"):
         assert word in text, word
 
 
+@pytest.mark.slow
 def test_tasks_of_one_experiment_share_a_group_and_differ_in_job_type(tracked):
     run = next(tracked.glob("outputs/tracked/*"))
     texts = [json.dumps(records(folder)) for folder in (run, run / "process")]
@@ -60,6 +62,7 @@ def test_tasks_of_one_experiment_share_a_group_and_differ_in_job_type(tracked):
     assert "latents" in texts[1]
 
 
+@pytest.mark.slow
 def test_nothing_is_written_outside_the_run(tracked):
     home = tracked / "home"
     assert not [path for path in home.rglob("*") if "wandb" in str(path.relative_to(home)).lower()]
