@@ -69,6 +69,9 @@ def test_a_half_assembled_folder_is_refused_until_it_is_whole(act, cohort, tmp_p
     with pytest.raises(ValueError, match=r"half assembled.*before s3.*task=assemble again"):
         opened(cohort, tmp_path)
     assert len(opened(cohort, tmp_path, "data.subjects=[s1,s2]")) == 12
+    assemble(act, "data.subjects=[s1]")
+    with pytest.raises(ValueError, match=r"half assembled.*before s3"):  # one subject made anew does not mend another
+        opened(cohort, tmp_path)
     tifffile.imwrite(path, pixels.astype(np.float32), ome=True, photometric="minisblack", metadata=about)
     assemble(act)
     assert len(opened(cohort, tmp_path)) == 18

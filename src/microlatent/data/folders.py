@@ -103,20 +103,27 @@ def refuse_overwrite(path: Path, config: Any, overwrite: bool) -> None:
         )
 
 
-def mark_unfinished(folder: Path, remaining: list[str]) -> None:
-    """Note beside the stores which of an assembly's are still to come; at its end the note goes.
+def mark_unfinished(folder: Path, done: str, to_come: list[str]) -> None:
+    """Note beside the stores which of an assembly's are still to come, also of an earlier one; the last takes the note away.
 
     A store is written whole, but an assembly that fails halfway leaves new stores beside old or missing ones.
     """
-    note = folder / UNFINISHED
+    remaining = [name for name in dict.fromkeys([*read_unfinished(folder), *to_come]) if name != done]
     if remaining:
-        write_json({"remaining": remaining}, note)
+        write_json({"remaining": remaining}, folder / UNFINISHED)
     else:
-        note.unlink(missing_ok=True)
+        (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def read_unfinished(folder: Path) -> list[str]:
+    """Return the stores that an assembly of the folder did not come to."""
+    note = folder / UNFINISHED
+    return json.loads(note.read_text(encoding="utf-8"))["remaining"] if note.is_file() else []
 
 
 def set_aside_stale(folder: Path, names: list[str], config: Any) -> None:
     """After all of a folder was assembled, take out of use the stores of wells or subjects that it no longer has."""
+    (folder / UNFINISHED).unlink(missing_ok=True)
     for path in sorted(folder.glob("*.h5")):
         if path.stem in names or path.name.startswith("."):
             continue
@@ -148,8 +155,7 @@ def open_stores(config: Any, outputs: str, names: list[str] | None = None, key: 
             f"There is no store in {folder}. Make one from raw files: python infer.py task=assemble data={config.name} "
             "data.root=<folder>, or name the folder of stores: data.store=<folder>."
         )
-    note = folder / UNFINISHED
-    remaining = json.loads(note.read_text(encoding="utf-8"))["remaining"] if note.is_file() else []
+    remaining = read_unfinished(folder)
     if set(remaining) & set(names or remaining):
         raise ValueError(
             f"{folder} is half assembled: the last task=assemble ended before {', '.join(remaining)}, so its stores do not "

@@ -57,7 +57,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
             *(subject, facts["partitions"], facts["channels"], facts["images"], facts["left_out"], path),
         )
         summary.append({"subject": subject, **facts, "store": str(path)})
-        mark_unfinished(folder, names[number:])
+        mark_unfinished(folder, subject, names[number:])
     if settings.data.subjects is None:
         set_aside_stale(folder, names, settings.data)
     if reference:

@@ -58,7 +58,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
             path,
         )
         summary.append({"well": well.name, **facts, "store": str(path)})
-        mark_unfinished(folder, names[number:])
+        mark_unfinished(folder, well.name, names[number:])
         for key in ("patches", "skipped", "trajectories"):
             numbers[key] += facts[key]
         numbers["wells"] += 1
