@@ -10,7 +10,7 @@ import torch
 from scipy.stats import ortho_group
 from torch import nn
 
-from microlatent.analysis import conditional, outcome, subjects
+from microlatent.analysis import conditional, logistic, outcome, subjects
 from microlatent.data.normalise import Normaliser
 from microlatent.data.outcomes import read_outcomes
 from microlatent.data.store import StoreWriter
@@ -43,7 +43,7 @@ def test_the_classifier_is_that_of_sklearn(strength):
 
     rng = np.random.default_rng(0)
     z, labels = rng.normal(size=(21, 6)), (np.arange(21) % 3 == 0).astype(int)
-    weights, left_out = outcome.fit_logistic(z, labels[None], np.array([100.0, strength]))
+    weights, left_out = logistic.fit(z, labels[None], np.array([100.0, strength]))
     options = {"C": 1 / strength, "class_weight": "balanced", "tol": 1e-10, "max_iter": 10_000}
     model = LogisticRegression(**options).fit(z, labels)
     assert weights[0, 1, :-1] == pytest.approx(model.coef_[0], abs=1e-4)
@@ -58,7 +58,7 @@ def test_the_classifier_is_that_of_sklearn(strength):
 
 def test_separable_outcomes_and_weak_penalties_converge():
     z = np.linspace(-1, 1, 12)[:, None] * [1.0, 50.0]
-    weights, _ = outcome.fit_logistic(z, (z[:, :1].T > 0).astype(int), np.array([1.0, 1e-4]))
+    weights, _ = logistic.fit(z, (z[:, :1].T > 0).astype(int), np.array([1.0, 1e-4]))
     score = z @ weights[0, 1, :-1] + weights[0, 1, -1]
     chance = 1 / (1 + np.exp(-score))
     gradient = (chance - (z[:, 0] > 0)) @ z + 1e-4 * weights[0, 1, :-1]

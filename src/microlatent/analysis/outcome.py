@@ -1,6 +1,6 @@
 """Predict the outcome of subjects from what their latents (or markers) are like: honest small-sample classification.
 
-A subject is a row of numbers in a few blocks (``analysis/subjects.py``). A logistic regression whose
+A subject is a row of numbers in a few blocks (``analysis/subjects.py``). A logistic regression (``analysis/logistic.py``) whose
 regularisation is chosen inside each training fold predicts subjects it has not seen. Everything that looks at the outcome is
 repeated for every permutation of the outcomes over subjects, which is what the p-value is made of.
 """
@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import expit, log_expit
+
+from microlatent.analysis import logistic
 
 FEWEST = 5  # subjects of each outcome: of 4 and 4 there are 70 assignments, and a fold would learn from 3 of an outcome
 STRENGTHS = 10.0 ** np.array([0.5, -0.5, -1.5, -2.5])  # of the penalty, per subject; the features' kernel has a mean of 1
@@ -170,8 +171,8 @@ def held_out_scores(blocks: dict[str, NDArray], outcomes: NDArray, held: NDArray
         each = max(1, int(3e7 / (z_train.shape[1] + 1) ** 2 / 8))
         for rows in (useful[start : start + each] for start in range(0, len(useful), each)):
             labels = outcomes[np.ix_(rows, train)]
-            weights, left_out = fit_logistic(z_train, labels, STRENGTHS * len(train))
-            loss = deviance(left_out, labels)
+            weights, left_out = logistic.fit(z_train, labels, STRENGTHS * len(train))
+            loss = logistic.deviance(left_out, labels)
             best, found = loss.argmin(1), loss.min(1)
             chosen = weights[np.arange(len(rows)), best]
             better = found < lowest[rows]
@@ -201,76 +202,6 @@ def project(blocks: Sequence[NDArray], train: NDArray, held: NDArray) -> tuple[N
     kept = np.flatnonzero(values > 1e-9 * max(values[-1], 1e-300))[-MAX_DIRECTIONS:]
     directions = features[train].T @ vectors[:, kept] / np.sqrt(values[kept])
     return features[train] @ directions, features[held] @ directions
-
-
-def fit_logistic(z: NDArray, labels: NDArray, strengths: NDArray) -> tuple[NDArray, NDArray]:
-    """Fit ridge logistic regressions for many outcomes and strengths at once, by Newton's method.
-
-    Minimises sum_i w_i log(1 + exp(-y_i (z_i b + c))) + strength / 2 |b|^2, where both outcomes have the same total weight and
-    the weights' sum is the number of subjects.
-
-    Parameters
-    ----------
-    z
-        Features (n, K).
-    labels
-        Outcomes 0 or 1 (P, n).
-    strengths
-        Penalties (L,), from strong to weak.
-
-    Returns
-    -------
-    Weights (P, L, K + 1), the intercept last; and scores (P, L, n) of each subject when it is left out, approximated by one
-    Newton step from the fit to all (Rad & Maleki 2020), which spares refitting for the choice of the strength.
-    """
-    n, width = z.shape[0], z.shape[1] + 1
-    design = np.column_stack([z, np.ones(n)])
-    outer = np.einsum("ni,nj->nij", design, design).reshape(n, -1)
-    sign = 2.0 * labels - 1
-    positive = labels.mean(1, keepdims=True)
-    importance = 0.5 / np.maximum(np.where(labels == 1, positive, 1 - positive), 1 / n)
-    weights = np.zeros((len(labels), width))
-    paths, left_out = [], []
-    for strength in strengths:  # from strong to weak, each from where the last one ended
-        penalty = np.full(width, strength)
-        penalty[-1] = 1e-8  # the intercept is free
-        for _ in range(60):
-            chance = expit(-sign * (weights @ design.T))
-            slope, curvature = -importance * sign * chance, importance * chance * (1 - chance)
-            hessian = (curvature @ outer).reshape(-1, width, width) + np.diag(penalty)
-            step = np.linalg.solve(hessian, (slope @ design + penalty * weights)[..., None])[..., 0]
-            # Far from the optimum a whole step may overshoot: no score moves by more than 4 at once.
-            reach = np.abs(step @ design.T).max(-1, keepdims=True)
-            weights = weights - step * np.minimum(1.0, 4.0 / np.maximum(reach, 1e-300))
-            if reach.max() < 1e-4:  # the error is squared at every step: the next one would be about 1e-8
-                break
-        paths.append(weights)
-        left_out.append(_left_out(weights, design, slope, curvature, np.linalg.inv(hessian), labels))
-    return np.stack(paths, 1), np.stack(left_out, 1)
-
-
-def _left_out(
-    weights: NDArray, design: NDArray, slope: NDArray, curvature: NDArray, inverse: NDArray, labels: NDArray
-) -> NDArray:
-    """Return the score (P, n) of each subject by one Newton step from the fit to all to the fit to all others.
-
-    The others of its outcome gain the weight that it leaves, or the stronger the penalty, the more would every left-out
-    subject lean to the other outcome.
-    """
-    reached = design @ inverse  # (P, n, K + 1)
-    leverage = (reached * design).sum(-1)
-    shift = leverage * slope
-    for value in (0, 1):
-        own = labels == value
-        pull = (reached @ ((slope * own) @ design)[..., None])[..., 0]  # of all subjects of the outcome
-        shift += own * (shift - pull) / np.maximum(own.sum(1, keepdims=True) - 1, 1)
-    return weights @ design.T + shift / np.maximum(1 - leverage * curvature, 1e-6)
-
-
-def deviance(left_out: NDArray, labels: NDArray) -> NDArray:
-    """Return the mean loss (P, L) in nats of left-out scores (P, L, n), both outcomes weighing the same."""
-    loss = -log_expit((2.0 * labels[:, None] - 1) * left_out)
-    return sum((loss * (labels == value)[:, None]).sum(-1) / (labels == value).sum(1)[:, None] for value in (0, 1)) / 2
 
 
 # -------------------------------------------------------------------------------------------------------- measures

@@ -10,10 +10,6 @@ subjects, whatever their outcome.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +20,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from microlatent.files import write_csv, write_json
+from microlatent.data.simulate.specimen import write_once
+from microlatent.files import write_csv
 
 MARKERS = ["GITR", "IDO", "Ki-67", "Foxp3", "CD8", "DAPI", "Cytokeratins"]
 OUTCOMES = ("non-responder", "responder")
@@ -98,28 +95,8 @@ def simulate(
     ValueError
         If the folder exists and holds anything else.
     """
-    folder = Path(folder)
     wanted = {"seed": seed, "subjects": subjects, "images": images, "size_px": size_px, "infiltration": list(infiltration)}
-    if folder.exists():
-        about = folder / "specimen.json"
-        found = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else None
-        if found == wanted:
-            return folder
-        raise ValueError(
-            f"{folder} holds {'a simulated specimen of ' + str(found) if found else 'other files'}, but a specimen of {wanted} "
-            f"was to be written there. Remove the folder or choose another one."
-        )
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        _write(partial, seed, subjects, images, size_px, infiltration)
-        write_json(wanted, partial / "specimen.json")
-        os.rename(partial, folder)
-    except OSError:
-        if not (folder / "specimen.json").is_file():  # another process was first: its specimen is the same
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    return write_once(folder, wanted, lambda partial: _write(partial, seed, subjects, images, size_px, infiltration))
 
 
 def _write(folder: Path, seed: int, subjects: int, images: int, size_px: int, infiltration: tuple[float, float]) -> None:

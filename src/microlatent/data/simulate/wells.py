@@ -7,10 +7,6 @@ large, stretched and fast. The wells differ in how many cells are in state 1. Or
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +18,8 @@ import tifffile
 from scipy import ndimage
 
 from microlatent.data.patches import Frame, site_folder, write_site
-from microlatent.files import write_csv, write_json
+from microlatent.data.simulate.specimen import write_once
+from microlatent.files import write_csv
 from microlatent.schemas import PatchConfig
 
 CHANNELS = ["phase", "retardance"]
@@ -75,28 +72,8 @@ def simulate(
     ValueError
         If the folder exists and holds anything else.
     """
-    folder = Path(folder)
     wanted = {"seed": seed, "wells": list(wells), "sites": sites, "frames": frames, "cells": cells, "size_px": size_px}
-    if folder.exists():
-        about = folder / "specimen.json"
-        found = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else None
-        if found == wanted:
-            return folder
-        raise ValueError(
-            f"{folder} holds {'a simulated specimen of ' + str(found) if found else 'other files'}, but a specimen of {wanted} "
-            f"was to be written there. Remove the folder or choose another one."
-        )
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        specimen(partial, seed, wells, sites, frames, cells, size_px, patches=True)
-        write_json(wanted, partial / "specimen.json")
-        os.rename(partial, folder)
-    except OSError:
-        if not (folder / "specimen.json").is_file():  # another process was first: its specimen is the same
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    return write_once(folder, wanted, lambda partial: specimen(partial, seed, wells, sites, frames, cells, size_px, patches=True))
 
 
 def specimen(
