@@ -167,3 +167,71 @@ def write_partition_latents(
     path.parent.mkdir(parents=True, exist_ok=True)
     AnnData(np.concatenate(blocks).astype(np.float32), obs=obs, uns={"birth": "{}"}).write_h5ad(path)
     return path
+
+
+def write_scan_latents(
+    folder: Path, map_shape: tuple[int, int] = (20, 24), dims: int = 6, holes: int = 0, pattern_px=(12, 10), seed: int = 0
+) -> Path:
+    """Write the store of one EBSD scan and its latents: four grains; latent 0 is band contrast, 1 oxygen, the others smooth noise.
+
+    ``holes`` points of the map have no pattern. The baseline of PCA is the latents turned; element_Al belongs to nothing.
+    """
+    from anndata import AnnData
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(seed)
+
+    def smooth(sigma: float = 3.0) -> np.ndarray:
+        field = gaussian_filter(rng.normal(size=map_shape), sigma, mode="wrap")
+        return (field - field.mean()) / field.std()
+
+    y, x = (axis.ravel() for axis in np.indices(map_shape))
+    seeds = rng.uniform(0, 1, (4, 2)) * map_shape
+    grain = ((np.stack([y, x], -1)[:, None] - seeds) ** 2).sum(-1).argmin(-1)
+    quality, oxygen, latents = smooth(), smooth(), np.stack([smooth().ravel() for _ in range(dims)], -1)
+    latents[:, 0] = quality.ravel() + 0.3 * latents[:, 0]
+    latents[:, 1] = oxygen.ravel() + 0.3 * latents[:, 1]
+    keep = np.ones(len(x), bool)
+    keep[rng.choice(len(x), holes, replace=False)] = False
+    table = pd.DataFrame(
+        {
+            "key": [f"demo/{a}_{b}" for a, b in zip(x, y, strict=True)],
+            "scan": "demo",
+            "x": x,
+            "y": y,
+            "x_um": x * 0.5,
+            "y_um": y * 0.5,
+            "bandcontrast": np.clip(128 + 40 * quality.ravel(), 0, 255).astype(np.uint8),
+            "image_quality": 0.4 + 0.05 * quality.ravel(),
+            "phase": grain % 2 + 1,
+            "element_O": np.clip(20 + 5 * oxygen.ravel(), 0, None),
+            "element_Fe": np.clip(80 - 5 * oxygen.ravel(), 0, None),
+            "element_Al": np.clip(2 + smooth().ravel(), 0, None),
+            "true_grain": grain,
+        }
+    )[keep].reset_index(drop=True)
+    planes = np.stack([np.full(pattern_px, 50.0 + 10 * number) for number in range(4)])
+    patterns = planes[table["true_grain"]] + rng.normal(0, 5, (len(table), *pattern_px))
+    path = folder / "stores" / "demo.h5"
+    with StoreWriter(path, np.float32) as writer:
+        writer.append(patterns[:, None].astype(np.float32), table)
+        origin = {
+            "map_shape": list(map_shape),
+            "step_um": [0.5, 0.5],
+            "quality": "bandcontrast",
+            "elements": {name: "wt%" for name in table if name.startswith("element_")},
+            "phases": {"1": "Fe", "2": "FeO"},
+            "format": "simulated",
+            "metadata": {},
+        }
+        writer.finish(table, name="demo", channels=["pattern"], origin=origin)
+    block = "demo/" + (table["y"] // 8).astype(str) + "_" + (table["x"] // 8).astype(str)
+    part = np.where(table["x"] // 8 == 2, "val", "train")
+    obs = table.assign(row=np.arange(len(table)), store=str(path), part=part, group=block)
+    obs.index = table["key"].rename("patch")
+    values = latents[keep].astype(np.float32)
+    turned = (values @ np.linalg.qr(rng.normal(size=(dims, dims)))[0]).astype(np.float32)
+    target = folder / "process" / "latents.h5ad"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    AnnData(values, obs=obs, obsm={"baseline_pca": turned}, uns={"birth": "{}"}).write_h5ad(target)
+    return target

@@ -18,10 +18,10 @@ def test_every_choice_has_a_yaml_of_its_name_that_says_which_schema_it_feeds():
     for group in config.GROUPS:
         choices = config.REGISTRY[group]
         files = {path.stem: path.read_text() for path in (ROOT / "conf" / group).glob("*.yaml")}
-        assert set(files) == set(choices) | ({"assemble"} if group == "task" else set())
+        assert set(files) == set(choices) | (set(config.BY_DATA) if group == "task" else set())
         for name, text in files.items():
             assert f"name: {name}" in text
-            if name == "assemble":
+            if group == "task" and name in config.BY_DATA:
                 continue  # its schema depends on the data
             assert choices[name].schema.__name__ in text.splitlines()[0]
 
@@ -39,10 +39,11 @@ def test_every_task_and_experiment_composes_and_validates(entry, compose):
             assert compose(entry, "task=assemble", f"experiment={path.stem}").model is None
 
 
-def test_assemble_takes_the_settings_of_the_data_that_it_assembles(compose):
-    for name, choice in config.REGISTRY[config.ASSEMBLE].items():
-        settings = compose("infer", "task=assemble", f"data={name}", "data.root=somewhere")
-        assert (settings.task.name, type(settings.task)) == ("assemble", choice.schema)
+@pytest.mark.parametrize("task", config.BY_DATA)
+def test_a_task_takes_the_settings_that_it_has_for_a_kind_of_data(compose, task):
+    for name, choice in config.REGISTRY[f"task/{task}"].items():
+        settings = compose(choice.entry, f"task={task}", f"data={name}", "data.root=somewhere")
+        assert (settings.task.name, type(settings.task)) == (task, choice.schema)
 
 
 def test_a_model_sets_the_normalisation_that_its_likelihood_needs(compose):
@@ -100,7 +101,7 @@ def test_every_setting_of_every_schema_is_explained():
         ("infer", ["task=assemble", "data.root=demo", "+model.latent_dmi=4"], ["model.latent_dmi", "Did you mean 'latent_dim'"]),
         ("infer", ["task=assemble", "data.root=demo", "model.latent_dim=4"], ["model.latent_dim=4 has no effect here"]),
         ("train", ["model=vae_bern", "data.root=x"], ["data.normalise=dataset does not fit model=vae_bern", "model=vae_gauss"]),
-        ("train", ["model=ae_gauss", "model.beta=2"], ["beta is a setting of model=vae_bern, model=vae_gauss alone"]),
+        ("train", ["model=ae_gauss", "model.beta=2"], ["beta is a setting of model=vae_bern, model=vae_gauss, model=kikuchi_cnn alone"]),
         ("infer", ["task=assemble", "data=partitions", "task.patch_px=64"], ["task=assemble data=partitions", "size"]),
         (
             "train",

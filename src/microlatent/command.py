@@ -21,8 +21,9 @@ logger = logging.getLogger("microlatent")
 
 def main(entry: str, doc: str) -> None:
     """Run one of the three commands with the arguments of this process."""
+    plugins = _plugins(sys.argv[1:])
+    sys.argv += _data_of_run(sys.argv[1:])
     arguments = sys.argv[1:]
-    plugins = _plugins(arguments)
     if {"--help", "-h"} & set(arguments):
         from microlatent.config import load_plugins
         from microlatent.manual import manual
@@ -61,6 +62,20 @@ def _plugins(arguments: list[str]) -> list[str]:
     """Read plugins=[a,b] before anything is composed: what they register must be there by then."""
     typed = next((a.split("=", 1)[1] for a in arguments if a.lstrip("+").startswith("plugins=")), "")
     return [name.strip(" '\"") for name in typed.strip("[]").split(",") if name.strip()]
+
+
+def _data_of_run(arguments: list[str]) -> list[str]:
+    """Return data=<name> of the run where the user leaves it out: what maps and cluster are depends on it."""
+    from microlatent import run
+
+    typed = {key.lstrip("+"): value for key, _, value in (argument.partition("=") for argument in arguments)}
+    if "run" not in typed or typed.keys() & {"data", "experiment"}:
+        return []
+    try:
+        folder = run.find(typed["run"], typed.get("outputs", "outputs"), typed.get("name"))
+        return [f"data={run.read_config(folder)['data']['name']}"]
+    except USER_ERRORS:
+        return []  # said again, with its reason, when the run is opened
 
 
 def _say(error: Exception, debugging: bool) -> int:

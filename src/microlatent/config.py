@@ -40,8 +40,8 @@ class Choice:
         return getattr(import_module(module), attribute) if attribute else import_module(module)
 
 
-ASSEMBLE = "task/assemble"  # what task=assemble is for each kind of data
-REGISTRY: dict[str, dict[str, Choice]] = {group: {} for group in (*GROUPS, ASSEMBLE)}
+BY_DATA = ("assemble", "maps", "cluster")  # tasks that are another one for each kind of data: groups task/<name>
+REGISTRY: dict[str, dict[str, Choice]] = {group: {} for group in (*GROUPS, *(f"task/{name}" for name in BY_DATA))}
 
 
 def register(
@@ -52,7 +52,8 @@ def register(
     Parameters
     ----------
     group
-        model, data, task, trainer or logger; task/assemble for what task=assemble does with the data of that name.
+        model, data, task, trainer or logger; task/assemble (task/maps, task/cluster) for what that task does with the data of
+        that name.
     name
         What a user types: ``<group>=<name>``.
     schema
@@ -68,8 +69,8 @@ def register(
         raise ValueError(f"{group!r} is no config group. {nearest(group, REGISTRY)}")
     REGISTRY[group][name] = Choice(schema, target, entry)
     store = ConfigStore.instance()
-    if group == ASSEMBLE:
-        store.store(group=group, name=name, node=schema)  # conf/task/assemble.yaml gives the name
+    if group.startswith("task/"):
+        store.store(group=group, name=name, node=schema)  # conf/task/<task>.yaml gives the name
     elif yaml:
         store.store(group=group, name=schema.__name__, node=schema)
     else:
@@ -82,20 +83,28 @@ for _name in ("ae_bern", "ae_gauss"):
     register("model", _name, schemas.AEConfig, "microlatent.models.autoencoder:Autoencoder", yaml=True)
 for _name in ("vae_bern", "vae_gauss"):
     register("model", _name, schemas.VAEConfig, "microlatent.models.autoencoder:VariationalAutoencoder", yaml=True)
+register("model", "kikuchi_cnn", schemas.KikuchiCNNConfig, "microlatent.models.kikuchi_cnn:KikuchiCNN", yaml=True)
 register("data", "wells", schemas.WellsConfig, "microlatent.data.wells:open_source", yaml=True)
 register("data", "partitions", schemas.PartitionsConfig, "microlatent.data.partitions:open_source", yaml=True)
 register("data", "mnist", schemas.MnistConfig, "microlatent.data.mnist:open_source", yaml=True)
+register("data", "kikuchi", schemas.KikuchiConfig, "microlatent.data.kikuchi:open_source", yaml=True)
 register("task", "train", schemas.TrainConfig, "microlatent.training", "train", yaml=True)
 register("task", "patch", schemas.PatchConfig, "microlatent.tasks.patch", "infer", yaml=True)
-register(ASSEMBLE, "wells", schemas.AssembleWellsConfig, "microlatent.tasks.assemble_wells", "infer")
-register(ASSEMBLE, "partitions", schemas.AssemblePartitionsConfig, "microlatent.tasks.assemble_partitions", "infer")
-register(ASSEMBLE, "mnist", schemas.AssembleMnistConfig, "microlatent.tasks.assemble_mnist", "infer")
+register("task/assemble", "wells", schemas.AssembleWellsConfig, "microlatent.tasks.assemble_wells", "infer")
+register("task/assemble", "partitions", schemas.AssemblePartitionsConfig, "microlatent.tasks.assemble_partitions", "infer")
+register("task/assemble", "mnist", schemas.AssembleMnistConfig, "microlatent.tasks.assemble_mnist", "infer")
+register("task/assemble", "kikuchi", schemas.AssembleKikuchiConfig, "microlatent.tasks.assemble_kikuchi", "infer")
 register("task", "process", schemas.ProcessConfig, "microlatent.tasks.process", "infer", yaml=True)
 register("task", "reconstruct", schemas.ReconstructConfig, "microlatent.tasks.reconstruct", "infer", yaml=True)
 register("task", "match", schemas.MatchConfig, "microlatent.tasks.match", "analyze", yaml=True)
 register("task", "embed", schemas.EmbedConfig, "microlatent.tasks.embed", "analyze", yaml=True)
-register("task", "maps", schemas.MapsConfig, "microlatent.tasks.maps", "analyze", yaml=True)
-register("task", "cluster", schemas.ClusterConfig, "microlatent.tasks.cluster", "analyze", yaml=True)
+register("task/maps", "partitions", schemas.MapsConfig, "microlatent.tasks.maps", "analyze")
+register("task/maps", "kikuchi", schemas.MapsKikuchiConfig, "microlatent.tasks.maps_kikuchi", "analyze")
+for _name in ("wells", "partitions", "mnist"):
+    register("task/cluster", _name, schemas.ClusterConfig, "microlatent.tasks.cluster", "analyze")
+register("task/cluster", "kikuchi", schemas.ClusterKikuchiConfig, "microlatent.tasks.cluster_kikuchi", "analyze")
+register("task", "bandcontrast", schemas.BandContrastConfig, "microlatent.tasks.bandcontrast", "analyze", yaml=True)
+register("task", "associate", schemas.AssociateConfig, "microlatent.tasks.associate", "analyze", yaml=True)
 register("task", "outcome", schemas.OutcomeConfig, "microlatent.tasks.outcome", "analyze", yaml=True)
 for _name in ("cpu", "gpu", "smoke"):
     register("trainer", _name, schemas.TrainerConfig, yaml=True)
@@ -139,18 +148,19 @@ def choice(group: str, name: str | None) -> Choice:
 
 
 def task_choice(name: str | None, data: str | None) -> Choice:
-    """Look a task up by name; what ``assemble`` is depends on the data.
+    """Look a task up by name; what ``assemble``, ``maps`` and ``cluster`` are depends on the data.
 
     Raises
     ------
     ValueError
-        There is no such task, or the data cannot be assembled.
+        There is no such task, or it is not for this kind of data.
     """
-    if name != "assemble":
+    if name not in BY_DATA:
         return choice("task", name)
-    if data not in REGISTRY[ASSEMBLE]:
-        raise ValueError(f"task=assemble does not know data={data}. {nearest(str(data), REGISTRY[ASSEMBLE])}")
-    return REGISTRY[ASSEMBLE][str(data)]
+    kinds = REGISTRY[f"task/{name}"]
+    if data not in kinds:
+        raise ValueError(f"task={name} does not know data={data}. {nearest(str(data), kinds)}")
+    return kinds[str(data)]
 
 
 def build(group: str, values: dict[str, Any], data: str | None = None) -> Any:

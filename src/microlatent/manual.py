@@ -6,7 +6,7 @@ import inspect
 import re
 from dataclasses import fields
 
-from microlatent.config import ASSEMBLE, CONF, GROUPS, REGISTRY, keys_of, model_keys, nearest
+from microlatent.config import BY_DATA, CONF, GROUPS, REGISTRY, keys_of, model_keys, nearest
 from microlatent.schemas import Settings
 
 
@@ -26,9 +26,9 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
         if group in REGISTRY and leaf:
             typed_names = dict(o.split("=", 1) for o in overrides if "=" in o)
             name, data = typed_names.get(group), typed_names.get("data", "wells")
-            if (group, name) == ("task", "assemble") and data in REGISTRY[ASSEMBLE]:
-                chosen = [REGISTRY[ASSEMBLE][data]]
-                group = f"task=assemble data={data}"
+            if group == "task" and name in BY_DATA and data in REGISTRY[f"task/{name}"]:
+                chosen = [REGISTRY[f"task/{name}"][data]]
+                group = f"task={name} data={data}"
             else:
                 chosen = [REGISTRY[group][name]] if name in REGISTRY[group] else list(REGISTRY[group].values())
             known = {field.name for one in chosen for field in fields(one.schema)}
@@ -41,8 +41,8 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
         )
     if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
         group, name = match.groups()
-        if group == ASSEMBLE:
-            return f"task=assemble does not know data={name}. {nearest(name, REGISTRY[ASSEMBLE])}"
+        if group.startswith("task/"):
+            return f"task={group.removeprefix('task/')} does not know data={name}. {nearest(name, REGISTRY[group])}"
         allowed = set(REGISTRY.get(group, {})) or {path.stem for path in (CONF / group).glob("*.yaml")}
         hint = " A choice of your own needs plugins=[your.module] on the same command line." if group in ("model", "data") else ""
         return f"{group}={name} does not exist. {nearest(name, allowed)}{hint}"
@@ -70,9 +70,10 @@ def manual(entry: str) -> str:
             continue
         chosen = {name: one for name, one in REGISTRY[group].items() if one.entry in (None, entry)}
         parts += ["", f"{group}=" + " | ".join(chosen)]
-        if group == "task" and entry == "infer":
-            parts[-1] += " | assemble"
-            chosen |= {f"assemble data={name}": one for name, one in REGISTRY[ASSEMBLE].items()}
+        for task in BY_DATA if group == "task" else ():
+            kinds = {f"{task} data={name}": one for name, one in REGISTRY[f"task/{task}"].items() if one.entry == entry}
+            parts[-1] += f" | {task}" if kinds else ""
+            chosen |= kinds
         for schema in dict.fromkeys(one.schema for one in chosen.values()):
             summary = (schema.__doc__ or "").strip().splitlines()[0]
             parts += [f" {summary}", *describe(schema, f"{group}.")]

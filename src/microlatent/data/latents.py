@@ -173,6 +173,14 @@ class Latents:
                 f"made of another kind of data. {instead}"
             )
 
+    def beside(self, prefix: str) -> dict[str, np.ndarray]:
+        """Return the matrices (N, D) that stand beside the latents under names with a prefix, such as the baselines'."""
+        if self.path.suffix != ".h5ad":
+            return {}
+        with h5py.File(self.path, "r") as file:
+            names = [name for name in file.get("obsm", {}) if name.startswith(prefix)]
+            return {name: mapped(self.path, file[f"obsm/{name}"]) for name in names}
+
     def training_rows(self) -> np.ndarray:
         """Return the rows of the training part; all rows, and say so, where the table knows none."""
         rows = np.flatnonzero(self.obs["part"] == "train") if "part" in self.obs else np.array([], int)

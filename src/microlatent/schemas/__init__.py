@@ -6,15 +6,20 @@ stand in ``__post_init__`` and raise ``ValueError`` in the house pattern: the ke
 
 from microlatent.schemas.checks import MISSING, at_least, one_of, within
 from microlatent.schemas.command import LoggerConfig, Settings, TrainerConfig
-from microlatent.schemas.data import MnistConfig, PartitionsConfig, WellsConfig
-from microlatent.schemas.model import AEConfig, VAEConfig, VQVAEConfig
+from microlatent.schemas.data import KikuchiConfig, MnistConfig, PartitionsConfig, WellsConfig
+from microlatent.schemas.model import AEConfig, KikuchiCNNConfig, VAEConfig, VQVAEConfig
 from microlatent.schemas.task import (
+    AssembleKikuchiConfig,
     AssembleMnistConfig,
     AssemblePartitionsConfig,
     AssembleWellsConfig,
+    AssociateConfig,
+    BandContrastConfig,
     ClusterConfig,
+    ClusterKikuchiConfig,
     EmbedConfig,
     MapsConfig,
+    MapsKikuchiConfig,
     MatchConfig,
     OutcomeConfig,
     PatchConfig,
@@ -26,13 +31,20 @@ from microlatent.schemas.task import (
 __all__ = [
     "MISSING",
     "AEConfig",
+    "AssembleKikuchiConfig",
     "AssembleMnistConfig",
     "AssemblePartitionsConfig",
     "AssembleWellsConfig",
+    "AssociateConfig",
+    "BandContrastConfig",
     "ClusterConfig",
+    "ClusterKikuchiConfig",
     "EmbedConfig",
+    "KikuchiCNNConfig",
+    "KikuchiConfig",
     "LoggerConfig",
     "MapsConfig",
+    "MapsKikuchiConfig",
     "MatchConfig",
     "MnistConfig",
     "OutcomeConfig",

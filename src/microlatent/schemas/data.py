@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from microlatent.schemas.checks import MISSING, at_least, distinct, one_of, within
 
-NORMALISATIONS = ("dataset", "patch", "gauss", "bern", "none")
+NORMALISATIONS = ("dataset", "patch", "zero_one", "minus_one_one", "gauss", "bern", "none")
 
 
 @dataclass(kw_only=True)
@@ -99,5 +99,37 @@ class MnistConfig:
         if self.normalise is not None:
             one_of("data.normalise", self.normalise, NORMALISATIONS)
         one_of("data.split_by", self.split_by, ("image",))
+        within("data.val_share", self.val_share, 0.0, 0.9)
+        within("data.test_share", self.test_share, 0.0, 0.9)
+
+
+@dataclass(kw_only=True)
+class KikuchiConfig:
+    """EBSD scans of Kikuchi patterns (``data/kikuchi.py``)."""
+
+    name: str = MISSING
+    root: str | None = None  # a scan's file, a folder of scans or of pattern images; "demo" or "demo_real" simulate one
+    store: str | None = None  # folder of assembled stores; default outputs/stores/kikuchi-<name of root>
+    scans: list[str] | None = None  # by name; default: every scan found
+    patterns: str = "processed"  # processed or unprocessed, where a file (H5OINA) holds both
+    maps: list[str] = field(default_factory=list)  # files whose columns join the points by x and y: .csv .ctf .cpr .ang
+    keep: str | None = None  # run of task=bandcontrast, or a CSV or NPY of x, y: only these points are used
+    channels: list[str] | None = None  # the one there is: pattern
+    normalise: str | None = None  # patch (z-score of each pattern), minus_one_one, zero_one, dataset, none; default: the model's
+    split_by: str = "block"  # block (squares of the map) or scan
+    block_points: int = 8  # side of a block, scan points
+    gap_points: int = 1  # training points nearer than this to a held-out block are in no part
+    val_share: float = 0.15  # share of the points, in whole groups, that choose the best checkpoint
+    test_share: float = 0.0  # share of the points, in whole groups, that only the final numbers see
+
+    def __post_init__(self) -> None:
+        distinct("data.scans", self.scans)
+        distinct("data.maps", self.maps or None)
+        one_of("data.patterns", self.patterns, ("processed", "unprocessed"))
+        if self.normalise is not None:
+            one_of("data.normalise", self.normalise, NORMALISATIONS)
+        one_of("data.split_by", self.split_by, ("block", "scan"))
+        at_least("data.block_points", self.block_points, 2)
+        at_least("data.gap_points", self.gap_points, 0)
         within("data.val_share", self.val_share, 0.0, 0.9)
         within("data.test_share", self.test_share, 0.0, 0.9)

@@ -112,3 +112,51 @@ class VAEConfig(AEConfig):
             raise ValueError(
                 "model.full_var=true has no effect on a Bernoulli likelihood. Leave it out, or choose model=vae_gauss."
             )
+
+
+@dataclass(kw_only=True)
+class KikuchiCNNConfig:
+    """Variational autoencoder of Kikuchi patterns of any size (``models/kikuchi_cnn.py``)."""
+
+    name: str = MISSING
+    latent_dim: int = 16  # dimensions of the latent vector
+    num_down: int = 5  # stride-2 convolutions; each halves the pattern, rounded up
+    width: int = 32  # feature maps of the first convolution, doubled at each step
+    max_width: int = 512  # at most
+    upsample: str = "nearest"  # nearest or bilinear, in the decoder
+    head: str | None = None  # tanh, sigmoid, linear; default: by data.normalise (minus_one_one, zero_one, any other)
+    beta: float = 1.0  # weight of the KL divergence
+    kl_warmup_steps: int = 200  # beta rises linearly over these
+    free_bits: float = 0.0  # nats of each dimension's KL divergence that cost nothing (Kingma et al. 2016)
+    loss_reduction: str = "sum"  # sum (0.5 SSE + beta KL per pattern) or mean_mean (the reference's, collapses at beta 1)
+
+    def __post_init__(self) -> None:
+        at_least("model.latent_dim", self.latent_dim, 1)
+        for key in ("num_down", "width", "max_width"):
+            at_least(f"model.{key}", getattr(self, key), 1)
+        one_of("model.upsample", self.upsample, ("nearest", "bilinear"))
+        if self.head is not None:
+            one_of("model.head", self.head, tuple(HEADS.values()))
+        for key in ("beta", "kl_warmup_steps", "free_bits"):
+            at_least(f"model.{key}", getattr(self, key), 0)
+        one_of("model.loss_reduction", self.loss_reduction, ("sum", "mean_mean"))
+        if self.free_bits and self.loss_reduction == "mean_mean":
+            raise ValueError("model.free_bits has no effect on model.loss_reduction=mean_mean. Leave one of the two out.")
+
+    @property
+    def normalise(self) -> str:
+        """What ``data.normalise`` is unless the user says otherwise."""
+        return next((mode for mode, head in HEADS.items() if head == self.head), "patch")
+
+    def refuse_normalisation(self, mode: str) -> None:
+        """Set the head by the normalisation where it is not given; refuse one that cannot reach the patterns' values."""
+        fits = HEADS.get(mode, "linear")
+        self.head = self.head or fits
+        if self.head not in (fits, "linear"):
+            raise ValueError(
+                f"model.head={self.head} does not reach the values of data.normalise={mode}. Leave model.head out (it becomes "
+                f"{fits}), or set data.normalise={self.normalise}."
+            )
+
+
+HEADS = {"minus_one_one": "tanh", "zero_one": "sigmoid", "patch": "linear"}  # what ends the decoder, by normalisation

@@ -1,0 +1,86 @@
+"""The EBSD scans behind a latents table: which rows are of which scan, and where they lie in its map."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from microlatent.data.latents import Latents
+from microlatent.data.store import Store
+
+POINTS = ("scan", "x", "y")  # columns of a table whose rows are points of scans
+ELEMENT = "element_"  # columns of elements begin so
+
+
+class ScanMap(NamedTuple):
+    """One scan, as the rows of a latents table that are of it."""
+
+    name: str
+    store: Store
+    rows: np.ndarray  # (n,) positions in the latents table
+    x: np.ndarray  # (n,) int64 map column, from 0
+    y: np.ndarray  # (n,) int64 map row, from 0 at the top
+    map_shape: tuple[int, int]  # rows, columns
+
+    @property
+    def step_um(self) -> tuple[float, float] | None:
+        """Return the distance of neighbouring rows and of neighbouring columns; None where unknown."""
+        step = self.store.origin["step_um"]
+        return None if step is None else (float(step[0]), float(step[1]))
+
+    @property
+    def quality(self) -> str:
+        """Return the column of the patterns' quality: the vendor's, else image_quality."""
+        return self.store.origin["quality"]
+
+    @property
+    def elements(self) -> dict[str, str]:
+        """Return the unit of every element by its column (element_Fe: wt%)."""
+        return self.store.origin["elements"]
+
+    @property
+    def flat(self) -> np.ndarray:
+        """Return the place (n,) of every row in the full field, row by row."""
+        return self.y * self.map_shape[1] + self.x
+
+    def grid(self, values: np.ndarray) -> np.ndarray:
+        """Lay values (n, ...) of the scan's rows out as a map (rows, columns, ...) float; NaN where there is no row."""
+        values = np.asarray(values, float)
+        out = np.full((self.map_shape[0] * self.map_shape[1], *values.shape[1:]), np.nan)
+        out[self.flat] = values
+        return out.reshape(*self.map_shape, *values.shape[1:])
+
+    def inside(self, xrange: list[int] | None, yrange: list[int] | None) -> np.ndarray:
+        """Return which rows (n,) lie in a half-open range of columns and rows.
+
+        Raises
+        ------
+        ValueError
+            None does.
+        """
+        kept = np.ones(len(self.rows), bool)
+        for values, limits in ((self.x, xrange), (self.y, yrange)):
+            if limits is not None:
+                kept &= (values >= limits[0]) & (values < limits[1])
+        if not kept.any():
+            raise ValueError(
+                f"task.roi_xrange={xrange}, task.roi_yrange={yrange} hold none of the {len(self.rows)} points of {self.name}, "
+                f"whose x is {self.x.min()} to {self.x.max()} and y {self.y.min()} to {self.y.max()}. Ranges are half-open."
+            )
+        return kept
+
+
+def scan_maps(latents: Latents, stores: list[tuple[Store, np.ndarray]]) -> list[ScanMap]:
+    """Return the scans of a table, in its order."""
+    found = []
+    for store, rows in stores:
+        x, y = (latents.obs[name].to_numpy(np.int64)[rows] for name in ("x", "y"))
+        found.append(ScanMap(store.name, store, rows, x, y, tuple(store.origin["map_shape"])))
+    return found
+
+
+def about_scan(store: Store) -> dict[str, Any]:
+    """Return what reports say of a scan."""
+    keys = ("format", "map_shape", "step_um", "quality", "elements", "phases", "metadata")
+    return {"scan": store.name} | {key: store.origin.get(key) for key in keys}
