@@ -53,7 +53,7 @@ def ways_of(stage: tuple[int, int, int], batch_size: int, *, backward: bool) -> 
 def training_step(arch: str, batch_size: int, *, direct: bool = False) -> Callable[[], None]:
     """Return one training step of the Gaussian autoencoder with its default width: loss, gradients, Adam."""
     torch.manual_seed(0)
-    model = Autoencoder(AEConfig(name="ae_gauss", arch=arch), CHANNELS, PATCH_PX)
+    model = Autoencoder(AEConfig(name="ae_gauss", arch=arch), CHANNELS, (PATCH_PX, PATCH_PX))
     if direct:
         for module in model.modules():
             if type(module) is FourierConvTranspose:

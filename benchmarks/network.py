@@ -62,7 +62,7 @@ def our_step(objective: Callable, model: VQVAE, x: torch.Tensor, codes: torch.Te
 def build(device: str = "cpu") -> VQVAE:
     """Return a model with fixed weights, its codes drawn from its own latents, so that all are in use."""
     torch.manual_seed(0)
-    model = VQVAE(VQVAEConfig(name="vqvae_z16"), 2, 128)
+    model = VQVAE(VQVAEConfig(name="vqvae_z16"), 2, (128, 128))
     with torch.no_grad():
         z = model.eval()(torch.randn(8, 2, 128, 128)).z.permute(0, 2, 3, 1).flatten(0, 2)
         model.vq.w.weight.copy_(z[torch.randperm(len(z))[:64]])

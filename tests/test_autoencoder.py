@@ -29,7 +29,7 @@ def build(family="vae", likelihood="gauss", arch="compact", channels=2, patch_px
     settings = small | settings
     make, schema = (VariationalAutoencoder, VAEConfig) if family == "vae" else (Autoencoder, AEConfig)
     config = schema(name=f"{family}_{likelihood}", family=family, likelihood=likelihood, arch=arch, **settings)
-    return make(config, channels, patch_px)
+    return make(config, channels, (patch_px, patch_px))
 
 
 def patches(likelihood="gauss", num=6, channels=2, patch_px=16) -> Batch:
@@ -69,7 +69,7 @@ def test_network_for_digits_has_the_references_number_of_parameters(likelihood, 
 def test_compact_costs_a_tenth_of_the_reference():
     config = AEConfig(name="ae_gauss")
     with FlopCounterMode(display=False) as counter:
-        Autoencoder(config, 7, 64).reconstruct(torch.rand(1, 7, 64, 64))
+        Autoencoder(config, 7, (64, 64)).reconstruct(torch.rand(1, 7, 64, 64))
     assert counter.get_total_flops() / 2 <= 60e6
 
 

@@ -39,14 +39,14 @@ class MirrorConfig:
 class Mirror(nn.Module):
     """Return the input; batches and places leave no trace in it."""
 
-    def __init__(self, config: MirrorConfig, channels: int, patch_px: int) -> None:
+    def __init__(self, config: MirrorConfig, channels: int, shape_px: tuple[int, int]) -> None:
         super().__init__()
-        self.channels, self.patch_px = channels, patch_px
+        self.channels, self.shape_px = channels, shape_px
         self.factor = nn.Parameter(torch.tensor(config.factor))
 
     def reconstruct(self, x):
         """Return the input times the factor."""
-        assert x.shape[1:] == (self.channels, self.patch_px, self.patch_px)
+        assert x.shape[1:] == (self.channels, *self.shape_px)
         return x * self.factor
 
 
@@ -85,7 +85,7 @@ def trained_run(folder: Path, mode="gauss", factor=1.0, split_by="subject", grou
         **normaliser,
     )
     model = {"name": "mirror", "factor": factor}
-    data = {"channels": NAMES, "patch_px": PATCH_PX, "normaliser": fitted.state(), "split_by": split_by}
+    data = {"channels": NAMES, "shape_px": [PATCH_PX, PATCH_PX], "normaliser": fitted.state(), "split_by": split_by}
     trained_on = {"name": "partitions", "root": str((folder / "raw").resolve())}
     born = {"config": {"model": model, "data": trained_on}, "data": data | {"split_hash": held.hash, "fingerprints": {}}}
     run.describe({"model": model, "data": trained_on}, born)
@@ -253,7 +253,7 @@ def test_a_rehearsal_reconstructs_a_batch_and_writes_nothing(tmp_path):
 
 @pytest.mark.parametrize("patch_px", [8, 16, 17, 32])
 def test_overlap_is_a_quarter_of_the_partition_unless_it_is_given(patch_px):
-    trained = SimpleNamespace(patch_px=patch_px)
+    trained = SimpleNamespace(shape_px=(patch_px, patch_px))
     for overlap, expected in ((None, patch_px // 4), (0, 0), (5, 5)):
         chosen = Settings(task=ReconstructConfig(name="reconstruct", overlap=overlap))
         assert reconstruct.overlap_px(chosen, trained) == expected < patch_px

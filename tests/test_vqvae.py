@@ -47,7 +47,7 @@ def golden(golden_folder):
 
 def build(name="vqvae_z16", channels=2, patch_px=128, **settings) -> VQVAE:
     torch.manual_seed(0)
-    return VQVAE(VQVAEConfig(name=name, **settings), channels, patch_px)
+    return VQVAE(VQVAEConfig(name=name, **settings), channels, (patch_px, patch_px))
 
 
 def golden_model(golden, case="z16/train/plain", settings=None) -> VQVAE:

@@ -49,7 +49,7 @@ def refuse_changed_data(saved: dict[str, Any], source: PatchSource) -> None:
 
 def build_model(settings: Settings, source: PatchSource) -> nn.Module:
     """Build the chosen model for the channels and the patch size of the data."""
-    return config.choice("model", settings.model.name).load()(settings.model, len(source.channels), source.patch_px)
+    return config.choice("model", settings.model.name).load()(settings.model, len(source.channels), source.shape_px)
 
 
 def birth(settings: Settings, source: PatchSource) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def birth(settings: Settings, source: PatchSource) -> dict[str, Any]:
     data = {
         "fingerprints": source.fingerprints,
         "channels": source.channels,
-        "patch_px": source.patch_px,
+        "shape_px": list(source.shape_px),
         "normaliser": source.normaliser.state(),
         "split_by": source.split.by,
         "split_hash": source.split.hash,
@@ -73,7 +73,7 @@ class Trained(NamedTuple):
     model: nn.Module  # in evaluation mode
     normaliser: Normaliser
     channels: list[str]
-    patch_px: int
+    shape_px: tuple[int, int]  # rows and columns of a patch
     birth: dict[str, Any]  # of the checkpoint, with its path and epoch
 
 
@@ -84,10 +84,11 @@ def load_model(run: Path, which: str, device: torch.device) -> Trained:
     born = saved["birth"]
     trained = born["data"]
     model_config = config.build("model", born["config"]["model"])
-    model = config.choice("model", model_config.name).load()(model_config, len(trained["channels"]), trained["patch_px"])
+    shape_px = tuple(trained["shape_px"])
+    model = config.choice("model", model_config.name).load()(model_config, len(trained["channels"]), shape_px)
     checkpoint.load_state(model.to(device), saved["model"], path)
     born = born | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
-    return Trained(model.eval(), Normaliser(**trained["normaliser"]), trained["channels"], trained["patch_px"], born)
+    return Trained(model.eval(), Normaliser(**trained["normaliser"]), trained["channels"], shape_px, born)
 
 
 def load_split(run: Path, trained: dict[str, Any]) -> Split:
@@ -124,10 +125,11 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource,
         )
     settings.data.channels = list(trained.channels)
     source: PatchSource = config.choice("data", settings.data.name).load()(settings)
-    if source.patch_px != trained.patch_px:
+    if source.shape_px != trained.shape_px:
+        (rows, columns), (here, there) = trained.shape_px, source.shape_px
         raise ValueError(
-            f"{path} was trained on patches of {trained.patch_px} px, but the stores have {source.patch_px} px. "
-            f"Assemble with patches of {trained.patch_px} px."
+            f"{path} was trained on patches of {rows} x {columns} px, but the stores have {here} x {there} px. "
+            f"Assemble with patches of {rows} x {columns} px."
         )
     source.normaliser = trained.normaliser
     source.normaliser.mode = task.normalise or source.normaliser.mode

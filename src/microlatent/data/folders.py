@@ -22,26 +22,31 @@ from microlatent.files import write_json
 logger = logging.getLogger(__name__)
 
 UNFINISHED = "unfinished.json"
+SIMULATED = ("demo", "demo_real")  # values of data.root that name a specimen and no folder
 
 
 def raw_folder(config: Any, outputs: str) -> Path:
-    """Return the folder of raw files; ``data.root=demo`` simulates the specimen there the first time."""
+    """Return the folder, or the file, of raw data; ``data.root=demo`` simulates the specimen there the first time."""
     if config.root is None:
         raise ValueError("data.root is not set. Name the folder of raw files, or data.root=demo for the simulated specimen.")
-    if config.root != "demo":
+    if config.root not in SIMULATED:
         return Path(config.root)
     module = f"microlatent.data.simulate.{config.name}"
-    if find_spec(module) is None:
-        raise ValueError(f"data.root=demo: there is no simulated specimen of data={config.name}. Name the folder of its files.")
-    folder = Path(outputs).absolute() / "specimens" / f"{config.name}-demo"
-    import_module(module).simulate(folder, seed=0)
+    specimens = import_module(module).SPECIMENS if find_spec(module) is not None else {}
+    if config.root not in specimens:
+        raise ValueError(
+            f"data.root={config.root}: there is no simulated specimen of data={config.name}"
+            + (f" of that name. There is {', '.join(specimens)}." if specimens else ". Name the folder of its files.")
+        )
+    folder = Path(outputs).absolute() / "specimens" / f"{config.name}-{config.root}"
+    specimens[config.root](folder)
     return folder
 
 
 @contextmanager
 def rehearsing(config: Any, outputs: str) -> Iterator[str]:
     """Yield the outputs folder, a temporary one for the specimen: a rehearsal leaves nothing behind, not even that."""
-    if config.root != "demo":
+    if config.root not in SIMULATED:
         yield outputs
         return
     with tempfile.TemporaryDirectory() as name:
@@ -57,13 +62,13 @@ def store_folder(config: Any, outputs: str) -> Path:
             "Neither data.store nor data.root is set. Name the folder that was assembled: data.root=<raw files>, "
             "or data.store=<folder of .h5 stores>."
         )
-    name = config.root if config.root == "demo" else Path(config.root).resolve().name
+    name = config.root if config.root in SIMULATED else Path(config.root).resolve().name
     return (Path(outputs) / "stores" / f"{config.name}-{name}").absolute()
 
 
 def origin_of(config: Any) -> str | None:
     """Return what a store remembers as the folder that it was assembled from."""
-    return str(Path(config.root).resolve()) if config.root not in (None, "demo") else config.root
+    return str(Path(config.root).resolve()) if config.root not in (None, *SIMULATED) else config.root
 
 
 def refuse_foreign(stores: list[Store], config: Any) -> None:

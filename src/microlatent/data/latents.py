@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from microlatent.analysis.baselines import pool
 from microlatent.data import pickles
 from microlatent.data.store import Moments, Store
 from microlatent.files import atomic
@@ -239,7 +240,7 @@ class Patches:
         return out
 
     def features(self, rows: np.ndarray, train: np.ndarray, normaliser: dict[str, Any] | None) -> np.ndarray:
-        """Return the pixels as a baseline for latents (n, C * side * side) float32: patches averaged to about 32 pixels a side.
+        """Return the pixels as a baseline for latents (n, P) float32: patches averaged to about 32 pixels a side.
 
         Parameters
         ----------
@@ -261,10 +262,7 @@ class Patches:
         blocks = []
         for start in track(range(0, len(rows), 64), "Reading pixels", total=-(-len(rows) // 64)):
             x = made.apply(torch.from_numpy(self.read(rows[start : start + 64]))).numpy()
-            factor = max(1, x.shape[-1] // FEATURE_SIDE_PX)
-            side = x.shape[-1] // factor
-            x = x[..., : side * factor, : side * factor].reshape(*x.shape[:2], side, factor, side, factor).mean((3, 5))
-            blocks.append(x.astype(np.float32).reshape(len(x), -1))
+            blocks.append(pool(x, FEATURE_SIDE_PX))
         return np.concatenate(blocks)
 
 

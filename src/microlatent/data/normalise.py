@@ -1,12 +1,14 @@
 """Intensity normalisation, with statistics from training groups alone.
 
-==========  ================================================================================================================
-dataset     z-score (x - mean) / (std + eps) with the population standard deviation of the training patches (DynaMorph)
-patch       the same with each patch's own mean and standard deviation
-gauss       each channel's lowest and highest training pixel become 0 and 100 (the partitions reference's Gaussian treatment)
-bern        1 above the channel's training mean, else 0 (its Bernoulli treatment)
-none        as it is
-==========  ================================================================================================================
+=============  ================================================================================================================
+dataset        z-score (x - mean) / (std + eps) with the population standard deviation of the training patches (DynaMorph)
+patch          the same with each patch's own mean and standard deviation; hides differences of brightness and contrast
+zero_one       each patch's own lowest and highest pixel become 0 and 1; a single hot pixel sets the scale, contrast partly stays
+minus_one_one  the same, but -1 and 1 (the kikuchi reference's); a constant patch becomes 0
+gauss          each channel's lowest and highest training pixel become 0 and 100 (the partitions reference's Gaussian treatment)
+bern           1 above the channel's training mean, else 0 (its Bernoulli treatment)
+none           as it is
+=============  ================================================================================================================
 
 Before any of them, intensities may be cut at a percentile of the training pixels and compressed by arcsinh(x / cofactor), as is
 usual for the skewed markers of mass cytometry (Bendall et al. 2011, doi:10.1126/science.1198704).
@@ -26,6 +28,7 @@ from microlatent.data.store import Moments
 
 EPS = 2.220446049250313e-16  # a constant patch becomes 0, not NaN
 BINS = 1 << 16
+PER_PATCH_RANGE = {"zero_one": (0.0, 1.0), "minus_one_one": (-1.0, 1.0)}
 
 Blocks = Callable[[], Iterator[np.ndarray]]  # reads the training patches (n, C, Y, X) a block at a time, as often as it is called
 
@@ -34,7 +37,7 @@ Blocks = Callable[[], Iterator[np.ndarray]]  # reads the training patches (n, C,
 class Normaliser:
     """How pixels become model input; stored in every checkpoint and used again at inference."""
 
-    mode: str  # dataset, patch, gauss, bern, none
+    mode: str  # dataset, patch, zero_one, minus_one_one, gauss, bern, none
     channels: list[str]
     mean: list[float]  # per channel, after cutting and arcsinh; used by dataset and bern
     std: list[float]
@@ -103,6 +106,12 @@ class Normaliser:
         if self.mode == "patch":
             centred = x_BCYX - x_BCYX.mean((2, 3), keepdim=True)
             return centred / (centred.square().mean((2, 3), keepdim=True).sqrt() + EPS)
+        if self.mode in PER_PATCH_RANGE:
+            low, high = PER_PATCH_RANGE[self.mode]
+            bottom = x_BCYX.amin((2, 3), keepdim=True)
+            span = x_BCYX.amax((2, 3), keepdim=True) - bottom
+            scaled = (x_BCYX - bottom) / span.clamp(min=EPS) * (high - low) + low
+            return scaled.where(span > 0, scaled.new_zeros(()))
         if self.mode == "bern":
             return (x_BCYX > self._planes(self.mean, x_BCYX)).float()
         offset, scale = self._line(x_BCYX)
@@ -114,9 +123,9 @@ class Normaliser:
         Raises
         ------
         ValueError
-            Nothing leads back from ``patch`` and ``bern``.
+            Nothing leads back from ``bern`` and from what each patch was scaled by itself.
         """
-        if self.mode in ("patch", "bern"):
+        if self.mode in ("patch", "bern", *PER_PATCH_RANGE):
             raise ValueError(f"data.normalise={self.mode} cannot be undone: counts follow from dataset, gauss and none alone.")
         if self.mode != "none":
             offset, scale = self._line(x_BCYX)

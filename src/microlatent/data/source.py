@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -43,16 +44,17 @@ class PatchSource:
 
     levels: ClassVar[dict[str, tuple[str, ...]]] = {"patch": ("key",)}
     unit: ClassVar[str] = "patch"
+    baselines: ClassVar[tuple[str, ...]] = ()  # that task=process fits beside the latents: pca, nmf
 
     def __init__(self, stores: list[Store], channels: list[str] | None, *, augment: bool = False) -> None:
         self.stores, self.augment = stores, augment
         self.channels = list(channels or stores[0].channels)
         self.channel_index = [self._find_channels(store) for store in stores]
         shapes = {store.images.shape[2:] for store in stores}
-        if len(shapes) > 1 or len(shape := shapes.pop()) != 2 or shape[0] != shape[1]:
+        if len(shapes) > 1:
             found = ", ".join(f"{store.path.name}: {store.images.shape[2:]}" for store in stores)
             raise ValueError(f"The stores' patches differ in size ({found}). Assemble them again with one size.")
-        self.patch_px = shape[0]
+        self.shape_px: tuple[int, int] = shapes.pop()  # rows and columns of a patch
         self.starts = np.cumsum([0] + [len(store) for store in stores])
         self.table = pd.concat(
             [store.table.assign(row=np.arange(len(store)), store=str(store.path)) for store in stores], ignore_index=True
@@ -121,6 +123,10 @@ class PatchSource:
         for start in range(0, len(rows), BLOCK):
             yield self.read(rows[start : start + BLOCK])
 
+    def write_beside(self, out: Path, rows: np.ndarray) -> list[Path]:
+        """Write what users of this kind of data expect beside the latents table of these rows in ``out``; return the paths."""
+        return []
+
     # ----------------------------------------------------------------------------------------------------- batches
 
     def plan(self, part: str, epoch: int, batch_size: int, seed: int) -> list[np.ndarray]:
@@ -142,7 +148,7 @@ class PatchSource:
         if len(self.stores) == 1 and self.channel_index[0] == list(range(len(self.stores[0].channels))):
             return self.stores[0].images[rows]
         dtype = np.result_type(*(store.images.dtype for store in self.stores))
-        out = np.empty((len(rows), len(self.channels), self.patch_px, self.patch_px), dtype)
+        out = np.empty((len(rows), len(self.channels), *self.shape_px), dtype)
         owner = np.searchsorted(self.starts, rows, side="right") - 1
         for number, (store, index) in enumerate(self._indexed()):
             here = owner == number
@@ -151,7 +157,7 @@ class PatchSource:
         return out
 
     def _masks(self, rows: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), 1, self.patch_px, self.patch_px), np.uint8)
+        out = np.empty((len(rows), 1, *self.shape_px), np.uint8)
         owner = np.searchsorted(self.starts, rows, side="right") - 1
         for number, store in enumerate(self.stores):
             if store.masks is None:

@@ -29,25 +29,11 @@ from microlatent.losses import (
 from microlatent.models.compact import CompactNetwork
 from microlatent.models.decoded import Decoded
 from microlatent.models.reference_autoencoder import ARCHITECTURES, ReferenceNetwork
+from microlatent.models.square import side_px
 from microlatent.schemas import AEConfig, VAEConfig
 
 ACTIVE_VARIANCE = 0.01  # a dimension is active if its posterior mean varies more over the data (Burda et al. 2016)
 MOST_PIXELS = 2**24  # decoded at a time by the importance-weighted likelihood: 64 MiB
-
-
-def build_network(config: AEConfig, channels: int, patch_px: int) -> nn.Module:
-    """Return the encoder and decoder that ``model.arch`` names."""
-    likelihood = {
-        "likelihood": config.likelihood,
-        "is_variational": config.family == "vae",
-        "full_var": getattr(config, "full_var", False),
-        "dropout": config.dropout,
-    }
-    if config.arch == "compact":
-        return CompactNetwork(channels, patch_px, config.latent_dim, config.width, **likelihood)
-    convolutions, dense = ARCHITECTURES[config.arch]
-    maps = [(kernel, channels * times) for kernel, times in convolutions]
-    return ReferenceNetwork(channels, patch_px, config.latent_dim, maps, list(dense), **likelihood)
 
 
 class Autoencoder(nn.Module):
@@ -61,11 +47,26 @@ class Autoencoder(nn.Module):
         "active_units": "active latent dimensions",
     }
 
-    def __init__(self, config: AEConfig, channels: int, patch_px: int):
+    def __init__(self, config: AEConfig, channels: int, shape_px: tuple[int, int]):
         super().__init__()
-        self.config, self.channels, self.patch_px = config, channels, patch_px
+        self.config, self.channels = config, channels
         self.needs: set[str] = set()
-        self.network = build_network(config, channels, patch_px)
+        self.network = self.build_network(shape_px)
+
+    def build_network(self, shape_px: tuple[int, int]) -> nn.Module:
+        """Return the encoder and decoder that ``model.arch`` names."""
+        config, patch_px = self.config, side_px(shape_px, self.config.name)
+        likelihood = {
+            "likelihood": config.likelihood,
+            "is_variational": config.family == "vae",
+            "full_var": getattr(config, "full_var", False),
+            "dropout": config.dropout,
+        }
+        if config.arch == "compact":
+            return CompactNetwork(self.channels, patch_px, config.latent_dim, config.width, **likelihood)
+        convolutions, dense = ARCHITECTURES[config.arch]
+        maps = [(kernel, self.channels * times) for kernel, times in convolutions]
+        return ReferenceNetwork(self.channels, patch_px, config.latent_dim, maps, list(dense), **likelihood)
 
     def loss(self, batch: Batch, step: int) -> Losses:
         """Compute the terms of the objective, means per patch.
@@ -146,15 +147,23 @@ class VariationalAutoencoder(Autoencoder):
         decoded = self.network.decode(z_BD)
         recon = self.nll(batch.x, decoded).mean()
         kl_BD = kl_to_standard_normal(mu_BD, std_BD)
-        kl = kl_BD.sum(1).mean()
         beta = self.config.beta
         if self.training:
             beta *= min(1.0, (step + 1) / max(1, self.config.kl_warmup_steps))
         mse = (batch.x - decoded.x_hat).square().mean()
+        terms = {"total": self.total(recon, kl_BD, mse, beta), "recon": recon, "kl": kl_BD.sum(1).mean(), "mse": mse}
         mu_BD, kl_BD = mu_BD.detach().double(), kl_BD.detach().double()
         tallies = {"mu": mu_BD.sum(0), "mu_squares": mu_BD.square().sum(0), "kl": kl_BD.sum(0)}
         tallies["patches"] = torch.full((), len(mu_BD), dtype=torch.float64, device=mu_BD.device)
-        return Losses({"total": recon + beta * kl, "recon": recon, "kl": kl, "mse": mse}, tallies)
+        return Losses(terms, tallies | self.tally(batch.x, decoded))
+
+    def total(self, recon: Tensor, kl_BD: Tensor, mse: Tensor, beta: float) -> Tensor:
+        """Combine the terms of a batch into the one to minimise."""
+        return recon + beta * kl_BD.sum(1).mean()
+
+    def tally(self, x: Tensor, decoded: Decoded) -> dict[str, Tensor]:
+        """Sum over a batch what ``end_epoch`` tells of the reconstruction, if anything."""
+        return {}
 
     def encode(self, x: Tensor, norm: str = "eval") -> dict[str, Tensor]:
         """Return mean ``mu`` and standard deviation ``std`` of the posterior, each (B, D) float32; ``mu`` is for analysis.

@@ -30,6 +30,7 @@ from microlatent.models.phases import (
     to_blocks,
 )
 from microlatent.models.quantiser import Quantiser, matching_loss, perplexity
+from microlatent.models.square import side_px
 from microlatent.schemas import VQVAEConfig
 
 
@@ -124,8 +125,9 @@ class VQVAE(nn.Module):
         "codes_used": "codes in use",
     }
 
-    def __init__(self, config: VQVAEConfig, channels: int, patch_px: int):
+    def __init__(self, config: VQVAEConfig, channels: int, shape_px: tuple[int, int]):
         super().__init__()
+        patch_px = side_px(shape_px, config.name)
         self.config, self.channels, self.patch_px = config, channels, patch_px
         self.is_z32 = config.name.endswith("z32")
         reduction = 4 if self.is_z32 else 8

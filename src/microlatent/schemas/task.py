@@ -275,7 +275,9 @@ class AssembleKikuchiConfig:
 
     def __post_init__(self) -> None:
         if self.crop is not None and (len(self.crop) != 4 or self.crop[0] >= self.crop[1] or self.crop[2] >= self.crop[3]):
-            raise ValueError(f"task.crop is {self.crop}, but must be [top, bottom, left, right] with top < bottom and left < right.")
+            raise ValueError(
+                f"task.crop is {self.crop}, but must be [top, bottom, left, right] with top < bottom and left < right."
+            )
         one_of("task.static_background", self.static_background, ("auto", "subtract", "divide", "none"))
         one_of("task.dynamic_background", self.dynamic_background, ("subtract", "divide", "none"))
         at_least("task.dynamic_std_px", self.dynamic_std_px, 0, strictly=True)
@@ -438,7 +440,9 @@ class ClusterKikuchiConfig:
         roi("task.roi_xrange", self.roi_xrange)
         roi("task.roi_yrange", self.roi_yrange)
         if self.num_clusters is not None and self.method in ("dbscan", "hdbscan"):
-            raise ValueError(f"task.num_clusters has no effect on task.method={self.method}. Use task.eps or task.min_cluster_size.")
+            raise ValueError(
+                f"task.num_clusters has no effect on task.method={self.method}. Use task.eps or task.min_cluster_size."
+            )
         if self.eps is not None and self.method != "dbscan":
             raise ValueError(f"task.eps has no effect on task.method={self.method}. Leave it out, or use task.method=dbscan.")
         if (self.coords_csv is None) != (self.latent_roi is None):

@@ -88,10 +88,10 @@ def load(settings: Settings, device: torch.device) -> Trained:
             "counts. Train with gauss, bern, dataset or none to reconstruct whole images."
         )
     overlap = overlap_px(settings, trained)
-    if overlap >= trained.patch_px:
+    if overlap >= trained.shape_px[0]:
         raise ValueError(
-            f"task.overlap is {overlap}, but must be below the model's partitions of {trained.patch_px} px. Try "
-            f"{trained.patch_px // 4}, or leave it out."
+            f"task.overlap is {overlap}, but must be below the model's partitions of {trained.shape_px[0]} px. Try "
+            f"{trained.shape_px[0] // 4}, or leave it out."
         )
     if data.channels not in (None, trained.channels):
         raise ValueError(
@@ -103,7 +103,7 @@ def load(settings: Settings, device: torch.device) -> Trained:
 
 def overlap_px(settings: Settings, trained: Trained) -> int:
     """Return what neighbouring partitions share: ``task.overlap``, or a quarter of the model's partition."""
-    return trained.patch_px // 4 if settings.task.overlap is None else settings.task.overlap
+    return trained.shape_px[0] // 4 if settings.task.overlap is None else settings.task.overlap
 
 
 def chosen_images(settings: Settings, root: Path, trained: Trained) -> list[TissueImage]:
@@ -118,7 +118,8 @@ def chosen_images(settings: Settings, root: Path, trained: Trained) -> list[Tiss
         if absent:
             raise ValueError(f"task.images names {absent}, <subject>/<image>. {nearest(str(absent[0]), names)}")
         images = [image for image in images if image.name in wanted]
-    refuse_small(images, trained.patch_px, "The model knows partitions of that size alone: leave the image out with task.images.")
+    remedy = "The model knows partitions of that size alone: leave the image out with task.images."
+    refuse_small(images, trained.shape_px[0], remedy)
     return images
 
 
@@ -135,12 +136,12 @@ def parts(settings: Settings, trained: Trained) -> Any:
 def reconstruct(image: TissueImage, trained: Trained, settings: Settings, device: torch.device) -> Result:
     """Pass one image through the model, partition by partition."""
     counts = image.read()
-    corners = cut(image.shape_px, trained.patch_px, overlap_px(settings, trained), "shift")
-    mosaic = Mosaic(len(counts), image.shape_px, trained.patch_px)
+    corners = cut(image.shape_px, trained.shape_px[0], overlap_px(settings, trained), "shift")
+    mosaic = Mosaic(len(counts), image.shape_px, trained.shape_px[0])
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.trainer.precision == "bf16")
     for start in range(0, len(corners), settings.task.batch_size):
         here = corners[start : start + settings.task.batch_size]
-        patches = torch.from_numpy(gather(counts, here, trained.patch_px).astype(np.float32)).to(device)
+        patches = torch.from_numpy(gather(counts, here, trained.shape_px[0]).astype(np.float32)).to(device)
         with autocast:
             output = trained.model.reconstruct(trained.normaliser.apply(patches))
         mosaic.add(here, output.float().cpu().numpy())
@@ -237,7 +238,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     with rehearsing(settings.data, settings.outputs) as outputs:
         images = chosen_images(settings, raw_folder(settings.data, outputs), trained)
         parts(settings, trained)
-        counts, size = images[0].read(), trained.patch_px
+        counts, size = images[0].read(), trained.shape_px[0]
     overlap = overlap_px(settings, trained)
     num = sum(len(cut(image.shape_px, size, overlap)) for image in images)
     here = cut(images[0].shape_px, size, overlap)[: settings.task.batch_size]

@@ -258,3 +258,6 @@ def _territories(rng: np.random.Generator, cells: pd.DataFrame, size_px: int) ->
     owner = np.where(first < 1, near[np.arange(len(near)), order[:, 0]], -1)
     shape = (size_px, size_px)
     return owner.reshape(shape), np.minimum(depth, 1).reshape(shape)
+
+
+SPECIMENS = {"demo": simulate}  # by the value of data.root

@@ -263,3 +263,6 @@ def _walk(
 def _unit(values: np.ndarray) -> np.ndarray:
     """Return values of mean 0 and standard deviation 1."""
     return (values - values.mean()) / values.std()
+
+
+SPECIMENS = {"demo": simulate}  # by the value of data.root
