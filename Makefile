@@ -15,7 +15,7 @@ $(VENV)/.ready: requirements/lock.txt scripts/setup_env.sh
 
 setup: $(VENV)/.ready  ## make the environment (torch in the build that fits, then the locked packages)
 
-demo: $(VENV)/.ready  ## simulate specimens, run the main jobs, compare with what was planted (SYSTEM=wells or partitions)
+demo: $(VENV)/.ready  ## simulate specimens, run the main jobs, compare with what was planted (SYSTEM=wells, partitions or kikuchi)
 	@$(PYTHON) scripts/demo.py --outputs $(OUTPUTS) $(SYSTEM)
 
 test: $(VENV)/.ready  ## the fast tests

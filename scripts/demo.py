@@ -32,6 +32,15 @@ COMMANDS = {
         "analyze.py task=cluster run=latest task.images=[S01/roi1,S02/roi1]",
         "analyze.py task=outcome run=latest task.num_permutations=199",
     ),
+    "kikuchi": (
+        "infer.py task=assemble experiment=kikuchi_demo task.bin=2",
+        "analyze.py task=bandcontrast experiment=kikuchi_demo",
+        "train.py experiment=kikuchi_demo",
+        "infer.py task=process run=latest",
+        "analyze.py task=maps run=latest",
+        "analyze.py task=associate run=latest task.num_surrogates=199",
+        "analyze.py task=cluster run=latest task.num_clusters=24",
+    ),
 }
 
 
@@ -61,9 +70,9 @@ def run(system: str, outputs: Path, console: Console) -> None:
             sys.exit(done.returncode)
         console.print(f"[dim]{time.perf_counter() - before:.0f} s[/dim]")
     folder = max((outputs / f"{system}-demo").glob("*/process")).parent
-    {"wells": report_wells, "partitions": report_partitions}[system](folder, console)
+    {"wells": report_wells, "partitions": report_partitions, "kikuchi": report_kikuchi}[system](folder, console)
     console.print("Figures:")
-    for path in sorted(folder.glob("**/figures/*.png")):
+    for path in sorted({*folder.glob("**/figures/*.png"), *folder.glob("cluster/*.png")}):
         console.print(f"  {path}", soft_wrap=True)
     console.print(f"\nwhole demo of {system}: {time.perf_counter() - started:.0f} s")
 

@@ -172,7 +172,7 @@ def write_partition_latents(
 def write_scan_latents(
     folder: Path, map_shape: tuple[int, int] = (20, 24), dims: int = 6, holes: int = 0, pattern_px=(12, 10), seed: int = 0
 ) -> Path:
-    """Write the store of one EBSD scan and its latents: four grains; latent 0 is band contrast, 1 oxygen, the others smooth noise.
+    """Write the store of one EBSD scan and its latents: four grains; latent 0 is band contrast, 1 oxygen, others noise.
 
     ``holes`` points of the map have no pattern. The baseline of PCA is the latents turned; element_Al belongs to nothing.
     """

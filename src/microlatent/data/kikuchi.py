@@ -1,0 +1,169 @@
+"""Kikuchi patterns of EBSD scans, and how their stores become what a model trains on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from microlatent.data.ebsd import join_maps
+from microlatent.data.folders import open_stores
+from microlatent.data.latents import mapped
+from microlatent.data.source import PatchSource
+from microlatent.data.split import PARTS, Split
+from microlatent.data.store import Store
+from microlatent.files import atomic, write_csv
+from microlatent.schemas import KikuchiConfig, Settings
+
+KEPT = "kept_coords.csv"  # what task=bandcontrast leaves for data.keep
+
+
+class KikuchiPatterns(PatchSource):
+    """Patterns of scans; neighbours show the same grain, so whole squares of the map are held out, with a gap around them."""
+
+    levels: ClassVar = {"block": ("scan", "block"), "scan": ("scan",)}
+    unit = "block"
+    baselines: ClassVar = ("pca", "nmf")
+
+    def __init__(self, stores: list[Store], config: KikuchiConfig) -> None:
+        super().__init__(stores, config.channels)
+        self.gap_points = config.gap_points
+        self.table["block"] = block_names(self.table, config.block_points)
+        self.table = with_maps(self.table, config)
+        if config.keep is not None:
+            self.rows = {"all": np.flatnonzero(kept_rows(self.table, config.keep))}
+
+    def use_split(self, split: Split) -> None:
+        """Set which rows are train, val and test; training points beside a held-out block are in no part."""
+        super().use_split(split)
+        if split.by == "block" and self.gap_points:
+            held_out = np.concatenate([self.rows[part] for part in PARTS if part != "train"])
+            train = self.rows["train"]
+            self.rows["train"] = train[~self._near(train, held_out)]
+
+    def _near(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Return which rows lie within the gap of one of the others of the same scan."""
+        from scipy.spatial import cKDTree
+
+        near = np.zeros(len(rows), bool)
+        scan, places = self.table["scan"].to_numpy(), self.table[["x", "y"]].to_numpy(float)
+        for name in pd.unique(scan[others]):
+            here = np.flatnonzero(scan[rows] == name)
+            tree = cKDTree(places[others[scan[others] == name]])
+            distance, _ = tree.query(places[rows[here]], p=np.inf, distance_upper_bound=self.gap_points + 0.5)
+            near[here] = np.isfinite(distance)
+        return near
+
+    def write_beside(self, out: Path, rows: np.ndarray) -> list[Path]:
+        """Write every scan's latents as the reference did: ``latents_full.npy``, ``latents_roi.npy`` and ``coords.csv``.
+
+        ``latents_full.npy`` (map rows * columns, D) float32 goes through the full field row by row, NaN where nothing was
+        encoded; ``latents_roi.npy`` (n, D) holds the encoded points alone, in the order of those lines of ``coords.csv`` whose
+        ``encoded`` is true. Of several scans each has its folder.
+        """
+        paths = []
+        with h5py.File(out / "latents.h5ad", "r") as file:
+            latents = mapped(out / "latents.h5ad", file["X"])
+        owner = np.searchsorted(self.starts, rows, side="right") - 1
+        for number, store in enumerate(self.stores):
+            here = np.flatnonzero(owner == number)
+            if not len(here):
+                continue
+            folder = out if len(self.stores) == 1 else out / store.name
+            table = self.table.iloc[rows[here]]
+            num_columns = store.origin["map_shape"][1]
+            flat = (table["y"] * num_columns + table["x"]).to_numpy()
+            order = np.argsort(flat)
+            field = full_field(store)
+            field["encoded"] = False
+            field.loc[flat, "encoded"] = True
+            join = self.table.iloc[self.starts[number] : self.starts[number + 1]]
+            for name in ("x_um", "y_um", store.origin["quality"]):
+                if name in join:
+                    field.loc[join["y"] * num_columns + join["x"], name] = join[name].to_numpy()
+            write_csv(field, folder / "coords.csv")
+            with atomic(folder / "latents_full.npy") as temporary:
+                full = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(field), latents.shape[1]))
+                full[:] = np.nan
+                full[flat] = latents[here]
+                full.flush()
+            with atomic(folder / "latents_roi.npy") as temporary:
+                np.save(temporary, latents[here[order]])
+            paths += [folder / name for name in ("coords.csv", "latents_full.npy", "latents_roi.npy")]
+        return paths
+
+
+def full_field(store: Store) -> pd.DataFrame:
+    """Return x and y of every place of a scan's map, row by row, whether it has a pattern or not."""
+    y, x = (axis.ravel() for axis in np.indices(store.origin["map_shape"]))
+    return pd.DataFrame({"x": x, "y": y})
+
+
+def open_source(settings: Settings) -> KikuchiPatterns:
+    """Open the stores of the chosen scans as one source of patterns."""
+    config: KikuchiConfig = settings.data
+    config.maps = [str(Path(path).absolute()) for path in config.maps]  # what stands on a run finds them from anywhere
+    config.keep = config.keep and str(Path(config.keep).absolute())
+    return KikuchiPatterns(open_stores(config, settings.outputs, config.scans, "data.scans"), config)
+
+
+def block_names(table: pd.DataFrame, side: int) -> pd.Series:
+    """Return the square of ``side`` x ``side`` points that each point of a map lies in: <row>_<column>."""
+    return (table["y"] // side).astype(str) + "_" + (table["x"] // side).astype(str)
+
+
+def with_maps(table: pd.DataFrame, config: KikuchiConfig) -> pd.DataFrame:
+    """Add the columns of the files in ``data.maps`` to a table of points, by scan, x and y."""
+    if not config.maps:
+        return table
+    parts = [
+        join_maps(part, config.maps, str(scan) if table["scan"].nunique() > 1 else None)
+        for scan, part in table.groupby("scan", sort=False, observed=True)
+    ]
+    return pd.concat(parts).loc[table.index]
+
+
+def kept_rows(table: pd.DataFrame, keep: str) -> np.ndarray:
+    """Return which points (N,) of a table a keep list names.
+
+    Parameters
+    ----------
+    keep
+        A run of ``task=bandcontrast``; or a CSV with x, y and, for several scans, scan; or an NPY (n, 2) of x, y.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file or run.
+    ValueError
+        The file does not hold that, or names none of the points.
+    """
+    path = Path(keep) / KEPT if Path(keep).is_dir() else Path(keep)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"data.keep={keep}: there is no {path}. Make one with: python analyze.py task=bandcontrast data=kikuchi "
+            "data.root=<scan>"
+        )
+    if path.suffix == ".npy":
+        kept = pd.DataFrame(np.load(path, allow_pickle=False), columns=["x", "y"])
+    else:
+        kept = pd.read_csv(path)
+    by = ["scan", "x", "y"] if "scan" in kept else ["x", "y"]
+    missing = [name for name in by if name not in kept]
+    if missing:
+        raise ValueError(f"data.keep: {path} has the columns {list(kept)}, but needs {', '.join(by)}.")
+    if "scan" not in kept and table["scan"].nunique() > 1:
+        raise ValueError(
+            f"data.keep: {path} does not say of which scan its points are, but there are {sorted(table['scan'].unique())}. Add a "
+            "column scan, or choose one scan with data.scans."
+        )
+    found = pd.MultiIndex.from_frame(table[by]).isin(pd.MultiIndex.from_frame(kept[by].astype(table[by].dtypes.to_dict())))
+    if not found.any():
+        raise ValueError(
+            f"data.keep: {path} names {len(kept)} points, but none of them is one of the scan's {len(table)} patterns "
+            f"(x {table['x'].min()} to {table['x'].max()}, y {table['y'].min()} to {table['y'].max()}). Is it of another scan?"
+        )
+    return found

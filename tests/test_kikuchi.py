@@ -1,0 +1,116 @@
+"""Scans as training data: spatial blocks with a gap, keep lists, maps of other files, full-field latents."""
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from microlatent.data.kikuchi import KikuchiPatterns, kept_rows, with_maps
+from microlatent.data.latents import Latents
+from microlatent.data.scans import scan_maps
+from microlatent.data.split import Split
+from microlatent.data.store import Store
+from microlatent.schemas import KikuchiConfig
+from tests.specimen import write_scan_latents
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One scan of 20 x 24 points, 60 of them without a pattern."""
+    path = tmp_path_factory.mktemp("scan")
+    write_scan_latents(path, holes=60)
+    return path
+
+
+def opened(folder, **settings) -> KikuchiPatterns:
+    store = Store.open(folder / "stores" / "demo.h5")
+    source = KikuchiPatterns([store], KikuchiConfig(name="kikuchi", **settings))
+    groups = source.groups("block")[source.rows["all"]]
+    source.use_split(Split.draw("block", groups, 0.25, 0.0, 0))
+    return source
+
+
+def places(source, part) -> np.ndarray:
+    return source.table[["x", "y"]].to_numpy()[source.rows[part]]
+
+
+@pytest.mark.parametrize("gap", [0, 1, 3])
+def test_training_points_keep_the_gap_to_held_out_blocks(folder, gap):
+    source = opened(folder, block_points=6, gap_points=gap)
+    apart = np.abs(places(source, "train")[:, None] - places(source, "val")[None]).max(-1).min()
+    assert apart == gap + 1
+    blocks = {part: set(source.groups("block")[source.rows[part]]) for part in ("train", "val")}
+    assert not blocks["train"] & blocks["val"]
+
+
+def test_points_of_the_gap_are_in_no_part_and_all_points_stay_to_be_encoded(folder):
+    source = opened(folder, block_points=6, gap_points=2)
+    used = np.concatenate([source.rows[part] for part in ("train", "val", "test")])
+    assert len(used) < len(source.rows["all"]) == len(source) == 420
+
+
+@pytest.mark.parametrize("kind", ["run", "csv", "csv with scan", "npy"])
+def test_a_keep_list_leaves_the_named_points_alone(folder, tmp_path, kind):
+    table = Store.open(folder / "stores" / "demo.h5").table
+    kept = table.loc[table["x"] < 9, ["x", "y"]]
+    kept.to_csv(tmp_path / "kept_coords.csv", index=False)
+    kept.assign(scan="demo").to_csv(tmp_path / "named.csv", index=False)
+    np.save(tmp_path / "kept.npy", kept.to_numpy())
+    keep = {"run": tmp_path, "csv": tmp_path / "kept_coords.csv", "csv with scan": tmp_path / "named.csv"}
+    source = opened(folder, keep=str(keep.get(kind, tmp_path / "kept.npy")))
+    assert set(source.table["x"].iloc[source.rows["all"]]) == set(range(9))
+    assert set(source.table["x"].iloc[source.rows["train"]]) <= set(range(9))
+
+
+def test_bad_keep_lists_say_what_is_wrong(folder, tmp_path):
+    table = Store.open(folder / "stores" / "demo.h5").table
+    with pytest.raises(FileNotFoundError, match=r"data\.keep=.*task=bandcontrast"):
+        kept_rows(table, str(tmp_path))
+    pd.DataFrame({"col": [1], "row": [2]}).to_csv(tmp_path / "kept_coords.csv", index=False)
+    with pytest.raises(ValueError, match=r"has the columns \['col', 'row'\], but needs x, y"):
+        kept_rows(table, str(tmp_path))
+    pd.DataFrame({"x": [100], "y": [2]}).to_csv(tmp_path / "kept_coords.csv", index=False)
+    with pytest.raises(ValueError, match="none of them is one of the scan's 420 patterns"):
+        kept_rows(table, str(tmp_path))
+
+
+def test_columns_of_other_files_join_by_place_and_are_missing_where_the_file_is_silent(folder, tmp_path):
+    table = Store.open(folder / "stores" / "demo.h5").table
+    other = table[["x", "y"]].assign(PCA_1=table["x"] * 10 + table["y"]).sample(frac=0.5, random_state=0)
+    other.to_csv(tmp_path / "features.csv", index=False)
+    joined = with_maps(table, KikuchiConfig(name="kikuchi", maps=[str(tmp_path / "features.csv")]))
+    known = joined["PCA_1"].notna()
+    assert known.sum() == len(other)
+    assert (joined["PCA_1"] == table["x"] * 10 + table["y"])[known].all()
+    assert (joined["key"] == table["key"]).all()
+
+
+def test_a_map_of_a_scan_lies_where_its_points_do(folder):
+    latents = Latents.open(folder / "process" / "latents.h5ad")
+    (scan,) = scan_maps(latents, list(latents.stores()))
+    grid = scan.grid(scan.x + 100 * scan.y)
+    assert grid.shape == (20, 24)
+    assert np.isnan(grid).sum() == 60
+    assert all(grid[y, x] == x + 100 * y for x, y in zip(scan.x, scan.y, strict=True))
+    inside = scan.inside([3, 5], [0, 2])
+    assert set(scan.x[inside]) <= {3, 4}
+    with pytest.raises(ValueError, match=r"task\.roi_xrange=\[90, 95\].*x is 0 to 23"):
+        scan.inside([90, 95], None)
+
+
+def test_full_field_files_hold_every_place_once_and_nan_where_nothing_was_encoded(folder, tmp_path):
+    source = opened(folder)
+    rows = np.sort(np.random.default_rng(0).permutation(source.rows["all"])[:200])
+    latents = np.random.default_rng(1).normal(size=(200, 3)).astype(np.float32)
+    with h5py.File(tmp_path / "latents.h5ad", "w") as file:
+        file["X"] = latents
+    source.write_beside(tmp_path, rows)
+    coords = pd.read_csv(tmp_path / "coords.csv")
+    full, roi = np.load(tmp_path / "latents_full.npy"), np.load(tmp_path / "latents_roi.npy")
+    assert len(coords) == len(full) == 480
+    assert (coords["y"].diff().fillna(0) >= 0).all()
+    np.testing.assert_array_equal(np.isfinite(full).all(1), coords["encoded"])
+    np.testing.assert_array_equal(full[coords["encoded"]], roi)
+    place = source.table[["x", "y"]].iloc[rows[17]]
+    line = coords[(coords["x"] == place["x"]) & (coords["y"] == place["y"])].index[0]
+    np.testing.assert_array_equal(full[line], latents[17])
