@@ -314,6 +314,10 @@ class BandContrastConfig:
                 float(self.threshold)
             except ValueError:
                 raise ValueError(f"task.threshold is {self.threshold!r}, but must be a number, otsu or none.") from None
+        if self.quantile is not None and self.threshold != "otsu":
+            raise ValueError(f"task.threshold={self.threshold} has no effect beside task.quantile={self.quantile:g}. Give one.")
+        if self.keep_below and self.threshold == "none" and self.quantile is None:
+            raise ValueError("task.keep_below has no effect on task.threshold=none. Give a threshold or a quantile.")
 
 
 @dataclass(kw_only=True)
