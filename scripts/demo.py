@@ -111,5 +111,28 @@ def report_partitions(run: Path, console: Console) -> None:
     console.print("  " + ", ".join(markers["marker"].head(4)))
 
 
+def report_kikuchi(run: Path, console: Console) -> None:
+    """Print how well clusters find the planted grains, and which maps go with a latent beyond chance."""
+    history = pd.read_csv(run / "history.csv").iloc[-1]
+    console.print(f"Latent dimensions in use: {history['train_active_units']:.0f} of 16")
+    agreement = pd.read_csv(run / "cluster" / "tables" / "agreement.csv")
+    table = Table(title="Planted grains found by 24 clusters (adjusted Rand index)", title_justify="left")
+    table.add_column("clusters of")
+    table.add_column("ARI", justify="right")
+    for row in agreement[agreement["column"] == "true_grain"].itertuples():
+        table.add_row(row.clusters_of, f"{row.ari:.2f}")
+    console.print(table)
+    title = "Best q-value of any metric, against maps moved over the scan (planted: O, Fe, band contrast; Al goes with nothing)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("map")
+    scores = {path.parent.name: pd.read_csv(path) for path in sorted(run.glob("associate/*/scores.csv"))}
+    for source in next(iter(scores.values()))["source"].unique():
+        table.add_column(source, justify="right")
+    for target, found in scores.items():
+        best = found.filter(like="q_").min(axis=1).groupby(found["source"], sort=False).min()
+        table.add_row(target, *(f"{q:.4f}" for q in best))
+    console.print(table)
+
+
 if __name__ == "__main__":
     main()

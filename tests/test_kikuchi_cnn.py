@@ -106,7 +106,7 @@ def test_the_head_follows_the_normalisation_and_stays_within_its_range(mode, hea
 def test_bad_settings_say_what_works():
     with pytest.raises(ValueError, match=r"model\.head=tanh does not reach the values of data\.normalise=patch"):
         KikuchiCNNConfig(name="kikuchi_cnn", head="tanh").refuse_normalisation("patch")
-    with pytest.raises(ValueError, match=r"one pixel wide after 4 halvings. Set model\.num_down=4"):
+    with pytest.raises(ValueError, match=r"one pixel wide after 4 halvings\. Set model\.num_down=4"):
         build((16, 12))
     with pytest.raises(ValueError, match="no effect on model.loss_reduction=mean_mean"):
         KikuchiCNNConfig(name="kikuchi_cnn", free_bits=0.1, loss_reduction="mean_mean")
