@@ -108,5 +108,5 @@ def test_bad_settings_say_what_works():
         KikuchiCNNConfig(name="kikuchi_cnn", head="tanh").refuse_normalisation("patch")
     with pytest.raises(ValueError, match=r"one pixel wide after 4 halvings\. Set model\.num_down=4"):
         build((16, 12))
-    with pytest.raises(ValueError, match="no effect on model.loss_reduction=mean_mean"):
+    with pytest.raises(ValueError, match=r"no effect on model\.loss_reduction=mean_mean"):
         KikuchiCNNConfig(name="kikuchi_cnn", free_bits=0.1, loss_reduction="mean_mean")

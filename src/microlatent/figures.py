@@ -113,6 +113,7 @@ def scale_bar(
     colour: str = "white",
     share: float = 0.35,
     label: bool = True,
+    pixel: str = "px",
 ) -> None:
     """Draw a bar of round length at the lower right of an image; in pixels where the pixel size is unknown.
 
@@ -122,11 +123,13 @@ def scale_bar(
         Size of a pixel of the image shown, um; None if unknown.
     length_um
         Length of the bar, um (px where the pixel size is unknown); default: the round number next below ``share`` of the width.
+    pixel
+        What a pixel is called where its size is unknown.
     """
     left, right = ax.get_xlim()
     bottom, top = ax.get_ylim()
     width, height = abs(right - left), top - bottom  # height is negative where y points down, as in images
-    scale, unit = (pixel_um, UNITS["um"]) if pixel_um else (1.0, "px")
+    scale, unit = (pixel_um, UNITS["um"]) if pixel_um else (1.0, pixel)
     length = length_um or round_below(share * width * scale)
     end, y = max(left, right) - 0.05 * width, bottom + 0.07 * height
     ground = "black" if colour == "white" else "white"

@@ -64,6 +64,7 @@ def _nmf(blocks: Blocks, width: int, seed: int) -> Baseline:
             gram += weights.T @ weights
             target += weights.T @ (rows - floor)
         _descend(factors, gram, target)
+    factors /= np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-12)  # so that weights of different factors compare
     return Baseline(
         "nmf",
         lambda x: _weights(np.maximum(x - floor, 0), factors).astype(np.float32),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-NOISE = -1  # label of hdbscan: dense nowhere
+NOISE = -1  # label of hdbscan and dbscan: dense nowhere
 FEWEST_ROWS = 10  # of training; below, clusters are anecdotes
 FIT_ROWS = 10_000  # mixtures and k-means are fitted to at most so many rows, chosen at random; the others are assigned
 REFIT_ROWS = 4000  # the same for each refit of ``stability``: less than the fit, so what is stable there is stable here
@@ -25,7 +25,7 @@ class Clustering(NamedTuple):
     """What a method found."""
 
     labels: NDArray  # (N,) int: 0 is the largest cluster, NOISE is none
-    confidence: NDArray  # (N,): posterior (gmm) or strength of membership (hdbscan); NaN for kmeans
+    confidence: NDArray  # (N,): posterior (gmm) or strength of membership (hdbscan); NaN for kmeans and dbscan
     centres: NDArray  # (K, D)
     criterion: pd.DataFrame  # one row for each number of clusters that was tried
     num_fitted: int  # rows that it was fitted to
@@ -45,15 +45,29 @@ def cluster(
     min_cluster_size: int | None = None,
     seed: int = 0,
     fit_rows: int = FIT_ROWS,
+    *,
+    criterion: str = "bic",
+    num_starts: int = NUM_STARTS,
+    min_samples: int | None = None,
+    eps: float | None = None,
 ) -> Clustering:
-    """Cluster principal components (N, D) by ``gmm``, ``kmeans`` or ``hdbscan``.
+    """Cluster principal components (N, D) by ``gmm``, ``kmeans``, ``hdbscan`` or ``dbscan``.
 
     Parameters
     ----------
     train
-        Rows that gmm and kmeans are fitted to; the others are assigned. hdbscan cannot assign new rows and is fitted to all.
+        Rows that gmm and kmeans are fitted to; the others are assigned. hdbscan and dbscan cannot assign new rows and are fitted
+        to all.
     num_clusters
-        Default: the lowest BIC from 1 (gmm), the highest silhouette from 2 (kmeans).
+        Default: the lowest criterion from 1 (gmm), the highest silhouette from 2 (kmeans).
+    criterion
+        Of gmm: ``bic`` or ``aic``.
+    num_starts
+        Initialisations of gmm, and a third of those of kmeans.
+    min_samples
+        Of hdbscan and dbscan: points within reach (the point itself among them) that make a place dense; default 10.
+    eps
+        Of dbscan: the reach, in units of ``z``; default ``usual_reach``.
 
     Raises
     ------
@@ -74,21 +88,27 @@ def cluster(
         raise ValueError(
             f"task.num_clusters is {num_clusters}, but {len(train)} training patches allow at most {len(train) // 2}."
         )
-    y = z.astype(np.float64) / (np.sqrt(z[train].var(0, dtype=np.float64).mean()) or 1.0)
+    scale = np.sqrt(z[train].var(0, dtype=np.float64).mean()) or 1.0
+    y = z.astype(np.float64) / scale
     with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of convergence: the criterion's table shows it
         if method == "hdbscan":
-            labels, confidence, criterion, num_fitted = _hdbscan(y, min_cluster_size)
+            labels, confidence, tried, num_fitted = _hdbscan(y, min_cluster_size, min_samples or 10)
+        elif method == "dbscan":
+            labels, confidence, tried, num_fitted = _dbscan(y, scale, eps, min_samples or 10)
         else:
-            fit, confide = {"gmm": (_scan_gmm, _posterior), "kmeans": (_scan_kmeans, _unknown)}[method]
             rows = _in_order(y, train)
             if len(rows) > fit_rows:
                 rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), fit_rows, replace=False))]
-            model, criterion = fit(y[rows], num_clusters, max_clusters, seed)
-            labels, confidence, num_fitted = model.predict(y), confide(model, y), len(rows)
+            if method == "gmm":
+                model, tried = _scan_gmm(y[rows], num_clusters, max_clusters, seed, criterion, num_starts)
+            else:
+                model, tried = _scan_kmeans(y[rows], num_clusters, max_clusters, seed, num_starts)
+            confidence = model.predict_proba(y).max(1) if method == "gmm" else np.full(len(y), np.nan)
+            labels, num_fitted = model.predict(y), len(rows)
     labels = number_by_size(labels)
     centres = np.array([z[labels == number].mean(0, dtype=np.float64) for number in range(labels.max() + 1)])
-    return Clustering(labels, confidence, centres.reshape(-1, z.shape[1]), criterion, num_fitted)
+    return Clustering(labels, confidence, centres.reshape(-1, z.shape[1]), tried, num_fitted)
 
 
 def number_by_size(labels: NDArray) -> NDArray:
@@ -120,8 +140,8 @@ def _one_thread() -> Any:
 # ---------------------------------------------------------------------------------------------------------- methods
 
 
-def _scan_gmm(y: NDArray, num: int | None, most: int, seed: int) -> tuple[Any, pd.DataFrame]:
-    """Fit mixtures of full covariance and return that of the lowest BIC, and the table of all.
+def _scan_gmm(y: NDArray, num: int | None, most: int, seed: int, criterion: str, num_starts: int) -> tuple[Any, pd.DataFrame]:
+    """Fit mixtures of full covariance and return that of the lowest criterion, and the table of all.
 
     A component of fewer patches than it has directions fits its own few patches without end, so a mixture that has one is
     listed but not chosen.
@@ -131,23 +151,23 @@ def _scan_gmm(y: NDArray, num: int | None, most: int, seed: int) -> tuple[Any, p
     ridge, width = max(1e-6, RIDGE * y.var(0).min()), y.shape[1]
     models, records = [], []
     for count in [num] if num else range(1, max(1, min(most, len(y) // (width + 1))) + 1):
-        starts = NUM_STARTS if count > 1 else 1
+        starts = num_starts if count > 1 else 1
         model = GaussianMixture(count, reg_covar=ridge, n_init=starts, max_iter=300, random_state=seed).fit(y)
         models.append(model)
-        record = {"num_clusters": count, "bic": model.bic(y), "log_likelihood_nats": model.score(y)}
+        record = {"num_clusters": count, "bic": model.bic(y), "aic": model.aic(y), "log_likelihood_nats": model.score(y)}
         smallest = model.weights_.min() * len(y)
         sound = count == 1 or smallest >= width + 1
         records.append(record | {"smallest": smallest, "converged": model.converged_, "sound": sound})
-    return _chosen(models, records, [-one["bic"] if one["sound"] or num else -np.inf for one in records])
+    return _chosen(models, records, [-one[criterion] if one["sound"] or num else -np.inf for one in records])
 
 
-def _scan_kmeans(y: NDArray, num: int | None, most: int, seed: int) -> tuple[Any, pd.DataFrame]:
+def _scan_kmeans(y: NDArray, num: int | None, most: int, seed: int, num_starts: int) -> tuple[Any, pd.DataFrame]:
     """Fit k-means and return that of the highest silhouette, and the table of all."""
     from sklearn.cluster import KMeans
 
     models, records = [], []
     for count in [num] if num else range(min(2, most), min(most, len(y) // 2) + 1):
-        model = KMeans(count, n_init=NUM_STARTS * 3, random_state=seed).fit(y)
+        model = KMeans(count, n_init=num_starts * 3, random_state=seed).fit(y)
         models.append(model)
         record = {"num_clusters": count, "silhouette": silhouettes(y, model.labels_, seed)[0], "inertia": model.inertia_}
         records.append(record | {"smallest": np.bincount(model.labels_).min()})
@@ -159,15 +179,7 @@ def _chosen(models: list[Any], records: list[dict[str, Any]], score: list[float]
     return models[best], pd.DataFrame(records).assign(chosen=np.arange(len(models)) == best)
 
 
-def _posterior(model: Any, y: NDArray) -> NDArray:
-    return model.predict_proba(y).max(1)
-
-
-def _unknown(model: Any, y: NDArray) -> NDArray:
-    return np.full(len(y), np.nan)
-
-
-def _hdbscan(y: NDArray, min_cluster_size: int | None) -> tuple[NDArray, NDArray, pd.DataFrame, int]:
+def _hdbscan(y: NDArray, min_cluster_size: int | None, min_samples: int) -> tuple[NDArray, NDArray, pd.DataFrame, int]:
     """Return labels, strength of membership, and the one row that says what was asked and found.
 
     A patch is dense by its ten nearest ones: with as many as ``min_cluster_size``, the method's default, small clusters drown.
@@ -176,11 +188,37 @@ def _hdbscan(y: NDArray, min_cluster_size: int | None) -> tuple[NDArray, NDArray
 
     least = min(min_cluster_size or max(5, round(0.01 * len(y))), len(y))
     rows = _in_order(y, np.arange(len(y)))
-    model = HDBSCAN(min_cluster_size=least, min_samples=min(least, 10), copy=True).fit(y[rows])
+    model = HDBSCAN(min_cluster_size=least, min_samples=min(least, min_samples), copy=True).fit(y[rows])
     labels, confidence = np.empty(len(y), int), np.empty(len(y))
-    labels[rows], confidence[rows] = model.labels_, model.probabilities_
-    found = {"min_cluster_size": least, "num_clusters": labels.max() + 1, "noise_share": (labels == NOISE).mean(), "chosen": True}
+    labels[rows], confidence[rows] = np.maximum(model.labels_, NOISE), model.probabilities_
+    found = {"min_cluster_size": least, "min_samples": min(least, min_samples), "num_clusters": labels.max() + 1}
+    found |= {"noise_share": (labels == NOISE).mean(), "chosen": True}
     return labels, confidence, pd.DataFrame([found]), len(y)
+
+
+def _dbscan(y: NDArray, scale: float, eps: float | None, min_samples: int) -> tuple[NDArray, NDArray, pd.DataFrame, int]:
+    """Return labels, no confidence, and the one row that says what was asked (``eps`` in units of ``y * scale``) and found."""
+    from sklearn.cluster import DBSCAN
+
+    reach = usual_reach(y) if eps is None else eps / scale
+    rows = _in_order(y, np.arange(len(y)))
+    labels = np.empty(len(y), int)
+    labels[rows] = DBSCAN(eps=reach, min_samples=min_samples).fit(y[rows]).labels_
+    found = {"eps": reach * scale, "min_samples": min_samples, "num_clusters": labels.max() + 1}
+    found |= {"noise_share": (labels == NOISE).mean(), "chosen": True}
+    return labels, np.full(len(y), np.nan), pd.DataFrame([found]), len(y)
+
+
+def usual_reach(z: NDArray, neighbour: int = 8, quantile: float = 0.98) -> float:
+    """Return the distance to a near neighbour (counted with the point itself) that nearly all points (N, D) keep below.
+
+    Where points coincide, so that it is 0, a tenth of the median distance from the median point.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    near = NearestNeighbors(n_neighbors=min(neighbour, len(z))).fit(z)
+    reach = float(np.quantile(near.kneighbors(z)[0][:, -1], quantile))
+    return reach if reach > 0 else 0.1 * float(np.median(np.linalg.norm(z - np.median(z, 0), axis=1))) or 1.0
 
 
 # ---------------------------------------------------------------------------------------------- how good clusters are
@@ -223,17 +261,20 @@ def stability(
     min_cluster_size: int | None = None,
     num_refits: int = 20,
     seed: int = 0,
+    **options: Any,
 ) -> Stability:
     """Cluster anew with other groups (subjects, images) and compare.
 
     Mixtures and k-means are fitted with as many clusters as were found to groups of the training part drawn with replacement,
-    and compared on all patches; hdbscan to four fifths of all groups, drawn without (copies would look like dense places), and
-    compared on those.
+    and compared on all patches; hdbscan and dbscan to four fifths of all groups, drawn without (copies would look like dense
+    places), and compared on those.
 
     Parameters
     ----------
     groups
         (N,) unit that is independent of the others.
+    options
+        ``num_starts``, ``min_samples`` and ``eps`` of ``cluster``; numbers of points shrink with the rows that are refitted.
 
     Notes
     -----
@@ -242,7 +283,7 @@ def stability(
     from sklearn.metrics import adjusted_rand_score
 
     rng = np.random.default_rng((seed, 1))
-    everywhere = method == "hdbscan"
+    everywhere = method in ("hdbscan", "dbscan")
     pool = np.arange(len(z)) if everywhere else train
     names, code = np.unique(groups[pool], return_inverse=True)
     members = np.split(pool[np.argsort(code, kind="stable")], np.cumsum(np.bincount(code))[:-1])
@@ -253,16 +294,30 @@ def stability(
         if everywhere:
             if len(drawn) > REFIT_ROWS:  # the time grows with the square of the rows
                 drawn = rng.choice(drawn, REFIT_ROWS, replace=False)
-            size = None if min_cluster_size is None else max(2, round(min_cluster_size * len(drawn) / len(z)))
-            labels = cluster(z[drawn], np.arange(len(drawn)), method, min_cluster_size=size, seed=refit).labels
+            fewer = {"min_cluster_size": min_cluster_size, "min_samples": options.get("min_samples")}
+            fewer = {key: size and max(2, round(size * len(drawn) / len(z))) for key, size in fewer.items()}
+            labels = cluster(z[drawn], np.arange(len(drawn)), method, seed=refit, **options | fewer).labels
             before = found.labels[drawn]
         else:
             if len(drawn) // 2 < found.num or len(drawn) < FEWEST_ROWS:
                 continue
-            labels = cluster(z, drawn, method, found.num, seed=refit, fit_rows=REFIT_ROWS).labels
+            labels = cluster(z, drawn, method, found.num, seed=refit, fit_rows=REFIT_ROWS, **options).labels
             before = found.labels
         ari[refit], jaccard[refit] = adjusted_rand_score(before, labels), overlap(before, labels, found.num)
     return Stability(ari, jaccard, len(names))
+
+
+def seed_stability(
+    z: NDArray, found: Clustering, train: NDArray, method: str, num_refits: int = 20, seed: int = 0, **options: Any
+) -> NDArray:
+    """Return how alike (num_refits,) refits of gmm or kmeans to the same rows from other seeds are: adjusted Rand indices."""
+    from sklearn.metrics import adjusted_rand_score
+
+    ari = np.full(num_refits, np.nan)
+    for refit in range(num_refits if found.num > 1 else 0):
+        labels = cluster(z, train, method, found.num, seed=seed + 1 + refit, fit_rows=REFIT_ROWS, **options).labels
+        ari[refit] = adjusted_rand_score(found.labels, labels)
+    return ari
 
 
 def overlap(labels: NDArray, others: NDArray, num: int) -> NDArray:

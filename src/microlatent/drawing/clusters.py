@@ -59,7 +59,7 @@ def draw_criterion(table: pd.DataFrame, column: str, path: Path) -> Path:
     ax.plot(
         number[chosen], value[chosen], "o", color=figures.OKABE_ITO[3], markersize=6, label=f"chosen: {number[chosen].item()}"
     )
-    words = {"bic": "BIC (lower is better)", "silhouette": "mean silhouette (higher is better)"}
+    words = {"bic": "BIC (lower is better)", "aic": "AIC (lower is better)", "silhouette": "mean silhouette (higher is better)"}
     ax.set(xlabel="number of clusters", ylabel=words[column])
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(loc="best")

@@ -81,13 +81,20 @@ class Sheet:
             self.text(x + 3.6, y + row * LINE_MM + 1.2, words, 6.5, va="center")
 
     def scale_bar(
-        self, x: float, y: float, width: float, height: float, shape_px: tuple[int, int], pixel_um: float | None
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        shape_px: tuple[int, int],
+        pixel_um: float | None,
+        pixel: str = "px",
     ) -> None:
         """Draw a scale bar into the box of an image."""
         inset = self.ax.inset_axes((x, y, width, height), transform=self.ax.transData)
         inset.set_axis_off()
         inset.set(xlim=(0, shape_px[1]), ylim=(shape_px[0], 0))
-        figures.scale_bar(inset, pixel_um)
+        figures.scale_bar(inset, pixel_um, pixel=pixel)
 
     def save(self, path: Path) -> Path:
         """Write the figure and return its path."""
