@@ -124,6 +124,25 @@ def partitions() -> None:
     console.print(shown)
 
 
+def association(rounds: int) -> None:
+    """Associations of latents with a map: every metric against its definition, all of them with their nulls, and memory."""
+    facts = in_process("benchmarks.association", f"--rounds={rounds}")
+    head = ("", "points", "by definition", "ours", "times as fast", "greatest difference")
+    shown = table("One dimension and one map: ms", *head)
+    for metric, sizes in facts["ratios"].items():
+        for num, part in sizes.items():
+            theirs, mine = (1e3 * np.array(part[way]) for way in ("naive_s", "ours_s"))
+            note = " (n^3 from fewer)" if part["extrapolated"] else ""
+            cells = spread(theirs, 2) + note, spread(mine, 2), spread(theirs / mine, 1), f"{part['difference']:.0e}"
+            shown.add_row(metric, num, *cells)
+    console.print(shown)
+    shown = table("All metrics with nulls of the ten highest dimensions: seconds", "", "all", *facts["ratios"], "peak memory, MB")
+    for name, part in facts["scans"].items():
+        each = (f"{part['seconds'][metric]:.1f}" for metric in facts["ratios"])
+        shown.add_row(name, f"{part['total_s']:.0f}", *each, f"{part['peak_mb']:,.0f}")
+    console.print(shown)
+
+
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,7 +150,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
     parser.add_argument("--passes", type=int, default=2, help="processes per allocator setting")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way in a process")
-    parser.add_argument("--only", choices=["network", "pipeline", "partitions", "kernels"])
+    parser.add_argument("--only", choices=["network", "pipeline", "partitions", "kernels", "association"])
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda"):
         from benchmarks.gpu import show
@@ -143,6 +162,7 @@ def main() -> None:
         "pipeline": lambda: pipeline(arguments.threads),
         "kernels": lambda: kernels(arguments.threads),
         "partitions": partitions,
+        "association": lambda: association(arguments.rounds),
     }
     for name in [arguments.only] if arguments.only else parts:
         parts[name]()

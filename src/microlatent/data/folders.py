@@ -62,7 +62,8 @@ def store_folder(config: Any, outputs: str) -> Path:
             "Neither data.store nor data.root is set. Name the folder that was assembled: data.root=<raw files>, "
             "or data.store=<folder of .h5 stores>."
         )
-    name = config.root if config.root in SIMULATED else Path(config.root).resolve().name
+    path = Path(config.root).resolve()
+    name = config.root if config.root in SIMULATED else path.stem if path.is_file() else path.name
     return (Path(outputs) / "stores" / f"{config.name}-{name}").absolute()
 
 

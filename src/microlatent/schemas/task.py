@@ -413,7 +413,7 @@ class ClusterKikuchiConfig:
 
     name: str = MISSING
     latents: str | None = None  # default: the run's process/latents.h5ad
-    dims: list[int] | None = None  # latent dimensions from 0; default: all
+    dims: list[int] | None = None  # latent dimensions from 0; default: all whose variance is above 0.01
     use_bandcontrast: bool | None = None  # cluster on band contrast too; default: where one dimension is named
     coords_csv: str | None = None  # instead of a run: full-field x, y and, if there, bandcontrast
     latent_roi: str | None = None  # with coords_csv: latents of the region, NPY or CSV, in the order of its rows
