@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from microlatent.analysis import agreement
+from microlatent.data.latents import Latents
 from microlatent.schemas.task import METRICS
 from microlatent.tasks import associate
+from microlatent.tasks.associate_targets import latent_norm
 from microlatent.tracking import NullTracker
 from tests.specimen import write_scan_latents
 
@@ -51,10 +53,10 @@ def test_planted_latents_are_found_and_the_unrelated_element_is_not(command, lat
     oxygen, unrelated = (pd.read_csv(out / name / "scores.csv") for name in ("element_O", "element_Al"))
     for metric in ("pearson", "dcorr"):
         assert significant(oxygen, metric) == [1]
-    assert set(oxygen["source"]) == {"latent", "baseline_pca"}
+    assert set(oxygen["source"]) == {"latent", "baseline_pca", "latent_norm"}
     assert (unrelated.filter(like="q_") >= 0.05).all(axis=None)
     together = pd.read_csv(out / "tables" / "associations.csv")
-    assert together.groupby("target", sort=False).size().to_dict() == {"element_O": 12, "element_Al": 12}
+    assert together.groupby("target", sort=False).size().to_dict() == {"element_O": 13, "element_Al": 13}
     assert (out / "figures" / "associations.png").is_file()
 
 
@@ -117,8 +119,19 @@ def test_dims_are_named_as_in_the_table_and_baselines_stay_whole(settings):
     assert tables["element_O"].groupby("source")["dim"].apply(list).to_dict() == {
         "latent": [1, 4],
         "baseline_pca": list(range(6)),
+        "latent_norm": [0],
     }
     assert significant(tables["element_O"], "spearman") == [1]
+
+
+def test_quality_that_shrinks_all_latents_alike_shows_in_their_norm(tmp_path):
+    rng = np.random.default_rng(0)
+    quality, grain = rng.uniform(0.2, 1, 400), rng.integers(0, 12, 400)
+    x = quality[:, None] * rng.choice([-1.0, 1.0], (12, 5))[grain]
+    obs = pd.DataFrame({"part": "train", "row": 0, "store": "", "key": "", "group": ""}, index=range(400))
+    norm = latent_norm(Latents(tmp_path, obs, x - x.mean(0)))
+    assert np.corrcoef(norm[:, 0], quality)[0, 1] > 0.9
+    assert np.abs(np.corrcoef(np.column_stack([quality, x]).T)[0, 1:]).max() < 0.5
 
 
 SYNTHETIC = [

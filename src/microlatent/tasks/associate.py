@@ -1,6 +1,7 @@
 """Rank latents by their association with maps of the same points: band contrast, elements, partitions by other features.
 
-Reads the latents table of ``task=process`` (its baselines, PCA and NMF, are carried along) and the columns of ``data.maps``.
+Reads the latents table of ``task=process`` and the columns of ``data.maps``. The baselines, PCA and NMF, are carried along, and
+the distance of each point's latents from their mean, in which the quality of patterns shows.
 Writes a folder for each target (``scores.csv``, a JSON report, figures and arrays of the highest dimensions),
 ``tables/associations.csv`` and ``figures/associations.png`` over all of them. Significance is against surrogates that are as
 smooth as the maps, corrected over dimensions.

@@ -17,7 +17,9 @@ from microlatent.drawing.association import Panel, Side
 from microlatent.drawing.scan_maps import Window, draw_map
 from microlatent.files import atomic, write_csv, write_json
 from microlatent.schemas import Settings
-from microlatent.tasks.associate_targets import BASELINE, LATENT, Target
+from microlatent.tasks.associate_targets import BASELINE, LATENT, NORM, Target
+
+NAMES = {LATENT: "latents", NORM: "latent norm"}  # of sources in figures
 
 
 class Findings(NamedTuple):
@@ -205,7 +207,7 @@ def draw_overview(table: pd.DataFrame, metrics: list[str], folder: Path) -> list
         targets, panels = list(dict.fromkeys(part["target"])), []
         for source, rows in part.groupby("source", sort=False):
             scores, q = (rows.pivot(index="dim", columns="target", values=name)[targets] for name in (metric, f"q_{metric}"))
-            name = "latents" if source == LATENT else source.removeprefix(BASELINE).upper()
+            name = NAMES.get(source, source.removeprefix(BASELINE).upper())
             panels.append(Panel(name, list(scores.index), scores.to_numpy(), (q < drawing.SIGNIFICANT).to_numpy()))
         names, path = [name.removeprefix(ELEMENT) for name in targets], folder / f"{stem}.png"
         paths.append(drawing.draw_overview(panels, names, words.get(metric, metric), metric in SIGNED, path))

@@ -19,7 +19,8 @@ from microlatent.data.scans import ELEMENT, ScanMap
 from microlatent.schemas import AssociateConfig, Settings
 
 log = logging.getLogger(__name__)
-LATENT, BASELINE = "latent", "baseline_"
+LATENT, BASELINE, NORM = "latent", "baseline_", "latent_norm"
+ROWS = 65536  # of the latents in memory at a time
 
 
 class Target(NamedTuple):
@@ -65,7 +66,7 @@ class Opened(NamedTuple):
     """All that a rehearsal and a run need."""
 
     latents: Latents
-    sources: dict[str, np.ndarray]  # latent and baselines, each (N, D)
+    sources: dict[str, np.ndarray]  # latent, baselines (N, D) and latent_norm (N, 1)
     dims: list[int]  # of the latents
     targets: list[Target]
 
@@ -102,7 +103,24 @@ def open_all(settings: Settings) -> Opened:
             f"There is nothing to compare the latents with: {latents.path} has no element, and no quality varies. "
             "Name columns in task.targets, or files that hold some in data.maps."
         )
-    return Opened(latents, {LATENT: latents.x} | latents.beside(BASELINE), task.dims or list(range(width)), targets)
+    sources = {LATENT: latents.x, **latents.beside(BASELINE), NORM: latent_norm(latents)}
+    return Opened(latents, sources, task.dims or list(range(width)), targets)
+
+
+def latent_norm(latents: Latents) -> np.ndarray:
+    """Return every point's distance (N, 1) from the mean latent of the training points.
+
+    Poor patterns are drawn to the mean in all dimensions at once, whatever their grain, so quality shows here before it shows in
+    any single dimension.
+    """
+    train = latents.training_rows()
+    parts = np.array_split(train, -(-len(train) // ROWS))
+    centre = sum(np.asarray(latents.x[part]).sum(0, dtype=np.float64) for part in parts) / len(train)
+    norm = np.empty((len(latents), 1))
+    for start in range(0, len(latents), ROWS):
+        part = slice(start, start + ROWS)
+        norm[part, 0] = np.linalg.norm(np.asarray(latents.x[part], np.float64) - centre, axis=1)
+    return norm
 
 
 def check_synthetic(task: AssociateConfig) -> None:
