@@ -60,6 +60,7 @@ def test_planted_latents_are_found_and_the_unrelated_element_is_not(command, lat
     assert (out / "figures" / "associations.png").is_file()
 
 
+@pytest.mark.slow
 def test_default_targets_are_band_contrast_and_every_element_each_found_by_every_metric(settings):
     tables, _ = found(settings("task.num_surrogates=120", "task.num_ranked=2"))
     assert list(tables) == ["bandcontrast", "element_O", "element_Fe", "element_Al"]

@@ -251,6 +251,7 @@ def test_unknown_image_is_named_with_the_list(folder, tmp_path):
         cluster.run(settings(folder, images=["i1"]), tmp_path, NullTracker())
 
 
+@pytest.mark.slow
 def test_wells_are_clustered_without_a_tissue_map(tmp_path):
     write_latents(tmp_path, num_tracks=12, num_frames=4, patch_px=12)
     task = ClusterConfig(name="cluster", method="kmeans", max_clusters=3, num_exemplars=2)

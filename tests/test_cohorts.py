@@ -77,6 +77,7 @@ def test_a_half_assembled_folder_is_refused_until_it_is_whole(act, cohort, tmp_p
     assert len(opened(cohort, tmp_path)) == 18
 
 
+@pytest.mark.slow
 def test_stores_that_were_cut_differently_are_refused(act, cohort, tmp_path):
     assemble(act)
     assemble(act, "data.subjects=[s1]", "task.overlap=8")

@@ -232,6 +232,7 @@ def test_sections_hold_their_own_pixels(folder):
     assert (picture[:, at[0] : at[0] + 12, at[1] : at[1] + 12] == patch).all()
 
 
+@pytest.mark.slow
 def test_shuffled_table_gives_the_same_table(done, folder, tmp_path):
     table = anndata.read_h5ad(folder / "process" / "latents.h5ad")
     table[np.random.default_rng(0).permutation(len(table))].copy().write_h5ad(tmp_path / "mixed.h5ad")

@@ -484,6 +484,7 @@ def test_the_task_predicts_and_without_a_run_leaves_the_images_out(cohort, tmp_p
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["prediction.png"]
 
 
+@pytest.mark.slow
 def test_the_task_shows_which_markers_changed_places(cohort, tmp_path, monkeypatch):
     folder, trained = cohort
     monkeypatch.setattr(task, "load_decoder", lambda settings, opened: trained)

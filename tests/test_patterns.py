@@ -337,6 +337,7 @@ def test_maps_without_patterns_are_refused():
         Preprocessing(scan, config())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_map(monkeypatch):
     monkeypatch.setattr("microlatent.data.kikuchi_patterns.CHUNK_BYTES", 1 << 17)
 

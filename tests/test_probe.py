@@ -136,6 +136,7 @@ def test_property_that_a_training_fold_does_not_know_is_told():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=5, max_size=12), st.integers(0, 9))
+@pytest.mark.slow
 def test_what_is_readable_is_read_without_fail(labels, seed):
     folds, label, groups = few_tracks(*labels, num_frames=3)
     if not probe.unreadable(folds, label, groups):

@@ -34,6 +34,7 @@ def twins(size_px=192):
         yield table, simulated.render(rng, table, subject.staining, size_px)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_tissue_and_another_seed_another(tmp_path, folder):
     def digest(path):
         return hashlib.sha256((path / "cells.csv").read_bytes() + (path / "S03/roi1.tif").read_bytes()).hexdigest()

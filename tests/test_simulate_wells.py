@@ -24,6 +24,7 @@ def table_of(folder, well="B2"):
         return pd.DataFrame({name: file[f"table/{name}"][:] for name in file["table"]}), file["mat"][:], file["mask"][:]
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_specimen_and_another_seed_another(tmp_path, folder):
     def digest(path):
         return hashlib.sha256((path / "truth.csv").read_bytes() + (path / "images/A1-Site_0_t003.tif").read_bytes()).hexdigest()

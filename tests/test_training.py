@@ -88,6 +88,7 @@ def test_checkpoint_carries_its_birth_certificate(fit, stores_folder):
     assert set(born["git"]) == {"commit", "diff", "untracked"}
 
 
+@pytest.mark.slow
 def test_loss_falls(fit):
     losses = history(fit("trainer.epochs=12", "trainer.lr=0.01"))
     assert losses["val_recon"].iloc[-1] < 0.6 * losses["val_recon"].iloc[0]
