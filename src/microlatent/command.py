@@ -65,14 +65,14 @@ def _plugins(arguments: list[str]) -> list[str]:
 
 
 def _data_of_run(arguments: list[str]) -> list[str]:
-    """Return data=<name> of the run where the user leaves it out: what maps and cluster are depends on it."""
+    """Return data=<name> of the run, in a sweep of the first, where the user leaves it out: maps and cluster depend on it."""
     from microlatent import run
 
     typed = {key.lstrip("+"): value for key, _, value in (argument.partition("=") for argument in arguments)}
     if "run" not in typed or typed.keys() & {"data", "experiment"}:
         return []
     try:
-        folder = run.find(typed["run"], typed.get("outputs", "outputs"), typed.get("name"))
+        folder = run.find(typed["run"].split(",")[0], typed.get("outputs", "outputs"), typed.get("name"))
         return [f"data={run.read_config(folder)['data']['name']}"]
     except USER_ERRORS:
         return []  # said again, with its reason, when the run is opened

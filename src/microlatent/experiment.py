@@ -107,6 +107,23 @@ def load_split(run: Path, trained: dict[str, Any]) -> Split:
     return split
 
 
+def refuse_other_groups(settings: Settings, born: dict[str, Any]) -> None:
+    """Refuse settings under which groups of a run's names would be other patches than those that it held out.
+
+    Raises
+    ------
+    ValueError
+        Such a setting is not what it was in training.
+    """
+    was = born["config"]["data"]
+    for key in ("split_by", "block_points", "gap_points"):
+        if was["name"] == settings.data.name and was.get(key) != getattr(settings.data, key, None):
+            raise ValueError(
+                f"data.{key}={getattr(settings.data, key)}, but {born['checkpoint']} was trained with data.{key}={was[key]}, "
+                f"which says what was held out. Leave data.{key} out."
+            )
+
+
 def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource, Trained]:
     """Load the model of ``run`` and open the data as it knows them: channels by name, its statistics, its split.
 
@@ -141,10 +158,11 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource,
         )
     if changed:
         logger.warning("%s changed since the run was trained: their patches are encoded as new data.", ", ".join(changed))
+    refuse_other_groups(settings, trained.birth)
     source.use_split(load_split(run, known))
     # Groups of the same name in other stores are other patches: the model has seen none of them.
     own = [known["fingerprints"].get(store.path.name) == store.fingerprint for store in source.stores]
-    is_own = np.repeat(own, [len(store) for store in source.stores])
+    is_own = np.repeat(own, [len(store) for store in source.stores]) & source.taken_by(trained.birth["config"]["data"])
     source.rows |= {part: source.rows[part][is_own[source.rows[part]]] for part in PARTS}
     if settings.trainer.channels_last:
         trained.model.to(memory_format=torch.channels_last)

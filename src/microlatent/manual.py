@@ -42,7 +42,8 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
     if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
         group, name = match.groups()
         if group.startswith("task/"):
-            return f"task={group.removeprefix('task/')} does not know data={name}. {nearest(name, REGISTRY[group])}"
+            taken = "" if any(o.startswith("data=") for o in overrides) else " (which stands where neither data nor run is typed)"
+            return f"task={group.removeprefix('task/')} does not know data={name}{taken}. {nearest(name, REGISTRY[group])}"
         allowed = set(REGISTRY.get(group, {})) or {path.stem for path in (CONF / group).glob("*.yaml")}
         hint = " A choice of your own needs plugins=[your.module] on the same command line." if group in ("model", "data") else ""
         return f"{group}={name} does not exist. {nearest(name, allowed)}{hint}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
@@ -43,6 +43,11 @@ class KikuchiPatterns(PatchSource):
             held_out = np.concatenate([self.rows[part] for part in PARTS if part != "train"])
             train = self.rows["train"]
             self.rows["train"] = train[~self._near(train, held_out)]
+
+    def taken_by(self, data: dict[str, Any]) -> np.ndarray:
+        """Return which rows (N,) a run with these data settings took: those of its keep list."""
+        keep = data.get("keep")
+        return kept_rows(self.table, keep) if keep is not None else np.ones(len(self), bool)
 
     def _near(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Return which rows lie within the gap of one of the others of the same scan."""
@@ -119,10 +124,7 @@ def with_maps(table: pd.DataFrame, config: KikuchiConfig) -> pd.DataFrame:
     """Add the columns of the files in ``data.maps`` to a table of points, by scan, x and y."""
     if not config.maps:
         return table
-    parts = [
-        join_maps(part, config.maps, str(scan) if table["scan"].nunique() > 1 else None)
-        for scan, part in table.groupby("scan", sort=False, observed=True)
-    ]
+    parts = [join_maps(part, config.maps, str(scan)) for scan, part in table.groupby("scan", sort=False, observed=True)]
     return pd.concat(parts).loc[table.index]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -89,6 +89,10 @@ class PatchSource:
         if absent:
             raise ValueError(f"{key} names {absent}, but the stores hold {sorted(set(self.table[column]))}.")
         self.rows = {"all": np.flatnonzero(self.table[column].isin(values))}
+
+    def taken_by(self, data: dict[str, Any]) -> np.ndarray:
+        """Return which rows (N,) a run with these data settings took, as far as its split does not say."""
+        return np.ones(len(self), bool)
 
     # ------------------------------------------------------------------------------------------- split, statistics
 

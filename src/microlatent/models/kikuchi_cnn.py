@@ -23,6 +23,7 @@ from microlatent.models.decoded import Decoded
 from microlatent.schemas import KikuchiCNNConfig
 
 SLOPE = 0.2  # of LeakyReLU below zero
+MOST_HALVINGS = 5  # as the reference has
 MOST_LOGVAR = 20.0  # beyond, exp would overflow before the loss could pull it back
 HEADS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "linear": lambda x: x}
 
@@ -30,13 +31,13 @@ HEADS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "linear": lambda x: x}
 class PatternNetwork(nn.Module):
     """Encoder and decoder; every size is fixed when they are built."""
 
-    def __init__(self, config: KikuchiCNNConfig, channels: int, shape_px: tuple[int, int]) -> None:
+    def __init__(self, config: KikuchiCNNConfig, channels: int, shape_px: tuple[int, int], num_down: int) -> None:
         super().__init__()
         self.upsample, self.head = config.upsample, HEADS[config.head or "linear"]
         sizes = [tuple(shape_px)]
-        for _ in range(config.num_down):
+        for _ in range(num_down):
             sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
-        maps = [channels, *(min(config.width * 2**step, config.max_width) for step in range(config.num_down))]
+        maps = [channels, *(min(config.width * 2**step, config.max_width) for step in range(num_down))]
         self.sizes, self.grid = sizes, (maps[-1], *sizes[-1])
         num_features = maps[-1] * sizes[-1][0] * sizes[-1][1]
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(maps))
@@ -81,12 +82,13 @@ class KikuchiCNN(VariationalAutoencoder):
             The pattern is one pixel wide before ``model.num_down`` halvings.
         """
         most = max(1, (min(shape_px) - 1).bit_length())
-        if self.config.num_down > most:
+        num_down = self.config.num_down or min(MOST_HALVINGS, most)
+        if num_down > most:
             raise ValueError(
-                f"model.num_down is {self.config.num_down}, but patterns of {shape_px[0]} x {shape_px[1]} px are one pixel "
+                f"model.num_down is {num_down}, but patterns of {shape_px[0]} x {shape_px[1]} px are one pixel "
                 f"wide after {most} halvings. Set model.num_down={most} or less."
             )
-        return PatternNetwork(self.config, self.channels, shape_px)
+        return PatternNetwork(self.config, self.channels, shape_px, num_down)
 
     def nll(self, x: Tensor, decoded: Decoded) -> Tensor:
         """Negative log-likelihood of every pattern under unit variance: half the squared error and a constant; (B,) nats."""

@@ -120,7 +120,7 @@ class KikuchiCNNConfig:
 
     name: str = MISSING
     latent_dim: int = 16  # dimensions of the latent vector
-    num_down: int = 5  # stride-2 convolutions; each halves the pattern, rounded up
+    num_down: int | None = None  # stride-2 convolutions, each halves the pattern; default: 5, or as many as it allows
     width: int = 32  # feature maps of the first convolution, doubled at each step
     max_width: int = 512  # at most
     upsample: str = "nearest"  # nearest or bilinear, in the decoder
