@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from microlatent.data.ebsd.write import write_h5oina
 from microlatent.data.kikuchi import KikuchiPatterns, kept_rows, with_maps
 from microlatent.data.latents import Latents
 from microlatent.data.scans import scan_maps
@@ -114,3 +115,54 @@ def test_full_field_files_hold_every_place_once_and_nan_where_nothing_was_encode
     place = source.table[["x", "y"]].iloc[rows[17]]
     line = coords[(coords["x"] == place["x"]) & (coords["y"] == place["y"])].index[0]
     np.testing.assert_array_equal(full[line], latents[17])
+
+
+@pytest.fixture(scope="module")
+def scan_file(tmp_path_factory):
+    """An H5OINA file of 12 x 10 patterns of two kinds, and a keep list of the lower ten rows."""
+    folder = tmp_path_factory.mktemp("raw")
+    rng = np.random.default_rng(0)
+    y, x = (axis.ravel() for axis in np.indices((12, 10)))
+    kinds = rng.normal(0, 30, (2, 16, 14))
+    patterns = np.clip(120 + kinds[(x > 4).astype(int)] + rng.normal(0, 10, (120, 16, 14)), 0, 255).astype(np.uint8)
+    write_h5oina(folder / "007.h5oina", patterns, (12, 10), step_um=(0.5, 0.5), columns={"bandcontrast": (x * 20).astype(np.uint8)})
+    pd.DataFrame({"x": x, "y": y, "true_grain": (x > 4).astype(int)}).to_csv(folder / "007.truth.csv", index=False)
+    pd.DataFrame({"scan": "007", "x": x, "y": y})[y >= 2].to_csv(folder / "kept_coords.csv", index=False)
+    return folder / "007.h5oina"
+
+
+def test_a_scan_is_assembled_trained_on_and_encoded_as_its_keep_list_says(command, scan_file):
+    given = (f"data.root={scan_file}", "data=kikuchi", "data.block_points=4", f"data.keep={scan_file.parent}", "logger=csv")
+    command("infer", "task=assemble", *given[:2], "logger=csv")
+    command("train", "model=kikuchi_cnn", *given, "model.latent_dim=3", "model.width=4", "trainer=smoke", "name=k")
+    rehearsed = command("infer", "task=process", "run=latest", "check=true", "logger=csv").stdout
+    assert "100 of 120 patches are encoded" in rehearsed.replace("\n", " ")
+    command("infer", "task=process", "run=latest", "logger=csv")
+    (run,) = (command.folder / "outputs" / "k").iterdir()
+    latents = Latents.open(run / "process" / "latents.h5ad")
+    assert all(str(run / "process" / name) in rehearsed.replace("\n", "") for name in ("coords.csv", "latents_full.npy"))
+    assert latents.obs["y"].min() == 2
+    assert set(latents.obs["true_grain"]) == {"0", "1"}
+    full = np.load(run / "process" / "latents_full.npy")
+    np.testing.assert_array_equal(np.isnan(full).all(1), np.arange(120) < 20)
+    assert {name: x.shape for name, x in latents.beside("baseline_").items()} == {
+        "baseline_nmf": (100, 3),
+        "baseline_pca": (100, 3),
+    }
+    explained = pd.read_csv(run / "process" / "tables" / "explained_variance.csv").set_index(["part", "source"])["explained_variance"]
+    assert explained["train", "pca"] > 0.5
+
+    refused = command("infer", "task=process", "run=latest", "data.block_points=5", check=False)
+    assert "data.block_points=5" in refused.stderr
+    assert "data.block_points=4, which says what was held out" in refused.stderr
+    command("infer", "task=process", "run=latest", "data.keep=null", "logger=csv")
+    everything = Latents.open(run / "process" / "latents.h5ad").obs
+    assert len(everything) == 120
+    assert set(everything["part"][everything["y"] < 2]) == {""}
+
+
+def test_a_map_of_another_scan_is_not_joined(folder, tmp_path):
+    table = Store.open(folder / "stores" / "demo.h5").table
+    table[["x", "y"]].assign(scan="other", PCA_1=1.0).to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(ValueError, match="no rows of the scan demo"):
+        with_maps(table, KikuchiConfig(name="kikuchi", maps=[str(tmp_path / "other.csv")]))

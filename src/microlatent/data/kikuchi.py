@@ -62,49 +62,43 @@ class KikuchiPatterns(PatchSource):
             near[here] = np.isfinite(distance)
         return near
 
-    def write_beside(self, out: Path, rows: np.ndarray) -> list[Path]:
-        """Write every scan's latents as the reference did: ``latents_full.npy``, ``latents_roi.npy`` and ``coords.csv``.
+    def beside(self, out: Path) -> list[Path]:
+        """Return the reference's files: of several scans each has its folder."""
+        folders = [out if len(self.stores) == 1 else out / store.name for store in self.stores]
+        return [folder / name for folder in folders for name in ("coords.csv", "latents_full.npy", "latents_roi.npy")]
+
+    def write_beside(self, out: Path, rows: np.ndarray) -> None:
+        """Write every scan's latents as the reference did.
 
         ``latents_full.npy`` (map rows * columns, D) float32 goes through the full field row by row, NaN where nothing was
         encoded; ``latents_roi.npy`` (n, D) holds the encoded points alone, in the order of those lines of ``coords.csv`` whose
-        ``encoded`` is true. Of several scans each has its folder.
+        ``encoded`` is true.
         """
-        paths = []
         with h5py.File(out / "latents.h5ad", "r") as file:
             latents = mapped(out / "latents.h5ad", file["X"])
-        owner = np.searchsorted(self.starts, rows, side="right") - 1
+        paths = iter(self.beside(out))
         for number, store in enumerate(self.stores):
-            here = np.flatnonzero(owner == number)
-            if not len(here):
-                continue
-            folder = out if len(self.stores) == 1 else out / store.name
-            table = self.table.iloc[rows[here]]
-            num_columns = store.origin["map_shape"][1]
-            flat = (table["y"] * num_columns + table["x"]).to_numpy()
-            order = np.argsort(flat)
-            field = full_field(store)
-            field["encoded"] = False
-            field.loc[flat, "encoded"] = True
-            join = self.table.iloc[self.starts[number] : self.starts[number + 1]]
-            for name in ("x_um", "y_um", store.origin["quality"]):
-                if name in join:
-                    field.loc[join["y"] * num_columns + join["x"], name] = join[name].to_numpy()
-            write_csv(field, folder / "coords.csv")
-            with atomic(folder / "latents_full.npy") as temporary:
+            coords_csv, full_npy, roi_npy = (next(paths) for _ in range(3))
+            first, end = self.starts[number : number + 2]
+            here = np.flatnonzero((rows >= first) & (rows < end))
+            field = full_field(store, self.table.iloc[first:end])
+            flat = (self.table["y"] * store.origin["map_shape"][1] + self.table["x"]).to_numpy()[rows[here]]
+            field["encoded"] = np.isin(np.arange(len(field)), flat)
+            write_csv(field, coords_csv)
+            with atomic(full_npy) as temporary:
                 full = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(field), latents.shape[1]))
                 full[:] = np.nan
                 full[flat] = latents[here]
                 full.flush()
-            with atomic(folder / "latents_roi.npy") as temporary:
-                np.save(temporary, latents[here[order]])
-            paths += [folder / name for name in ("coords.csv", "latents_full.npy", "latents_roi.npy")]
-        return paths
+            with atomic(roi_npy) as temporary:
+                np.save(temporary, latents[here[np.argsort(flat)]])
 
 
-def full_field(store: Store) -> pd.DataFrame:
-    """Return x and y of every place of a scan's map, row by row, whether it has a pattern or not."""
+def full_field(store: Store, table: pd.DataFrame) -> pd.DataFrame:
+    """Return every place of a scan's map, row by row: x, y, and where its points are known x_um, y_um and their quality."""
     y, x = (axis.ravel() for axis in np.indices(store.origin["map_shape"]))
-    return pd.DataFrame({"x": x, "y": y})
+    known = [name for name in ("x_um", "y_um", store.origin["quality"]) if name in table]
+    return pd.DataFrame({"x": x, "y": y}).merge(table[["x", "y", *known]], on=["x", "y"], how="left")
 
 
 def open_source(settings: Settings) -> KikuchiPatterns:

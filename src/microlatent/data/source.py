@@ -114,6 +114,13 @@ class PatchSource:
         parts = split.parts(self.groups(split.by)[self.rows["all"]])
         self.rows |= {part: self.rows["all"][parts == part] for part in PARTS}
 
+    def parts(self) -> np.ndarray:
+        """Return the part (N,) of every row: train, val, test, or nothing."""
+        part = np.full(len(self), "", dtype=object)
+        for name in PARTS:
+            part[self.rows[name]] = name
+        return part
+
     def fit_normaliser(self, mode: str, cofactor: float | None = None, percentile: float | None = None) -> Normaliser:
         """Set the normalisation from the training rows."""
         rows = self.rows["train"]
@@ -127,9 +134,12 @@ class PatchSource:
         for start in range(0, len(rows), BLOCK):
             yield self.read(rows[start : start + BLOCK])
 
-    def write_beside(self, out: Path, rows: np.ndarray) -> list[Path]:
-        """Write what users of this kind of data expect beside the latents table of these rows in ``out``; return the paths."""
+    def beside(self, out: Path) -> list[Path]:
+        """Return the files that users of this kind of data expect beside the latents table in ``out``."""
         return []
+
+    def write_beside(self, out: Path, rows: np.ndarray) -> None:
+        """Write these files for the rows of the table."""
 
     # ----------------------------------------------------------------------------------------------------- batches
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,16 @@ import pandas as pd
 import torch
 
 from microlatent import config
-from microlatent.analysis import baselines
 from microlatent.data.source import PatchSource
-from microlatent.data.split import PARTS
 from microlatent.device import choose_device
 from microlatent.experiment import Trained, load_trained
 from microlatent.files import atomic, write_csv, write_pickle
 from microlatent.progress import track
 from microlatent.run import Rehearsal
 from microlatent.schemas import Settings
+from microlatent.tasks.process_baselines import EXPLAINED, write_baselines
 
 logger = logging.getLogger(__name__)
-BASELINE_SIDE_PX = 64  # patches are averaged to about this for the baselines, whose components are as large
 
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
@@ -40,7 +37,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     seconds = time.perf_counter() - started
     if source.baselines:
         table = write_baselines(out / "latents.h5ad", source, rows, trained, settings, device)
-        write_csv(table, out / "tables" / "explained_variance.csv")
+        write_csv(table, out / EXPLAINED)
         tracker.table("explained_variance", table)
     source.write_beside(out, rows)
     if settings.task.reference_files:
@@ -97,65 +94,8 @@ def write_latents(
         write_elem(file, "var", var)
 
 
-@torch.no_grad()
-def write_baselines(
-    path: Path, source: PatchSource, rows: np.ndarray, trained: Trained, settings: Settings, device: torch.device
-) -> pd.DataFrame:
-    """Add to the table ``obsm/baseline_pca`` and ``obsm/baseline_nmf``, as wide as the latents, fitted to the training part.
-
-    They see what the model sees, averaged to about 64 pixels a side. Returns the share of the pixels' variance about the training
-    mean that the model and each baseline explain, in each part.
-    """
-    train = source.rows["train"] if len(source.rows["train"]) else rows
-
-    def pixels(some: np.ndarray) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        for start in range(0, len(some), settings.task.batch_size):
-            x = source.batch(some[start : start + settings.task.batch_size], device, alone=True).x
-            yield baselines.pool(x.cpu().numpy(), BASELINE_SIDE_PX), x
-
-    mean = sum(flat.sum(0, dtype=np.float64) for flat, _ in pixels(train)) / len(train)
-    with h5py.File(path, "a") as file:
-        width = file["X"].shape[1]
-        fitted = [
-            baselines.fit(name, lambda: (flat for flat, _ in pixels(train)), width, len(train), settings.seed)
-            for name in track(source.baselines, "Fitting baselines")
-        ]
-        for model in fitted:
-            data = file.create_dataset(f"obsm/baseline_{model.name}", (len(rows), len(model.components)), np.float32)
-            data.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        sums: dict[tuple[str, str], np.ndarray] = {}
-        part_of, start = _parts(source)[rows], 0
-        for flat, x in track(pixels(rows), "Baselines", -(-len(rows) // settings.task.batch_size)):
-            here = slice(start, start + len(flat))
-            restored = {}
-            if hasattr(trained.model, "reconstruct"):
-                restored["model"] = baselines.pool(trained.model.reconstruct(x).float().cpu().numpy(), BASELINE_SIDE_PX)
-            for model in fitted:
-                z = model.transform(flat)
-                file[f"obsm/baseline_{model.name}"][here] = z
-                restored[model.name] = model.restore(z)
-            for part in set(part_of[here]):
-                of = part_of[here] == part
-                for name, values in restored.items():
-                    found = baselines.explained(flat[of], values[of], mean)
-                    sums[part, name] = sums.get((part, name), np.zeros(2)) + found
-            start += len(flat)
-    return pd.DataFrame(
-        {"part": part or "none", "source": name, "explained_variance": 1 - error / variance, "width": width}
-        for (part, name), (error, variance) in sorted(sums.items())
-    )
-
-
-def _parts(source: PatchSource) -> np.ndarray:
-    """Return the part (N,) of every row: train, val, test or nothing."""
-    part = np.full(len(source), "", dtype=object)
-    for name in PARTS:
-        part[source.rows[name]] = name
-    return part
-
-
 def _identity(source: PatchSource, rows: np.ndarray) -> pd.DataFrame:
-    table = source.table.assign(part=_parts(source), group=source.groups(source.unit)).iloc[rows]
+    table = source.table.assign(part=source.parts(), group=source.groups(source.unit)).iloc[rows]
     return table.set_index(source.names().iloc[rows].rename("patch"))
 
 
@@ -186,10 +126,13 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     trained.model.encode(batch.x, settings.task.norm)
     started = time.perf_counter()
     width = sum(latent.shape[1] for latent in trained.model.encode(batch.x, settings.task.norm).values())
-    seconds = (time.perf_counter() - started) / len(batch.x) * len(rows)
+    passes = 1 + (6 if source.baselines else 0)  # the pixels are read again and again to fit them
+    seconds = passes * (time.perf_counter() - started) / len(batch.x) * len(rows)
+    files = [out / "latents.h5ad", *([out / EXPLAINED] if source.baselines else []), *source.beside(out)]
     return Rehearsal(
         reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores],
-        writes=[str(out / "latents.h5ad")],
+        notes=[f"{len(rows)} of {len(source)} patches are encoded."] if len(rows) < len(source) else [],
+        writes=[str(file) for file in files],
         memory_mb=psutil.Process().memory_info().rss / 1e6,
         disk_mb=len(rows) * width * 4 / 1e6,
         seconds=seconds,
