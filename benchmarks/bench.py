@@ -124,6 +124,21 @@ def partitions() -> None:
     console.print(shown)
 
 
+def patterns(threads: int, rounds: int) -> None:
+    """Background removal of Kikuchi patterns, and training steps of their network."""
+    facts = in_process("benchmarks.patterns", f"--threads={threads}", f"--rounds={rounds}")
+    head = ("", "scipy, pattern by pattern", "ours", "times as fast", "greatest difference")
+    shown = table(f"Static and dynamic background and z-score, {threads} threads: patterns/s", *head)
+    for size, part in facts["removal"].items():
+        theirs, mine = (part["patterns"] / np.array(part[way]) for way in ("scipy", "ours"))
+        shown.add_row(size, spread(theirs), spread(mine), spread(mine / theirs, 1), f"{part['difference']:.0e}")
+    console.print(shown)
+    shown = table("Training kikuchi_cnn, 16 latents, batch 64", "", "patterns/s")
+    for size, rates in facts["training"].items():
+        shown.add_row(size, spread(rates))
+    console.print(shown)
+
+
 def association(rounds: int) -> None:
     """Associations of latents with a map: every metric against its definition, all of them with their nulls, and memory."""
     facts = in_process("benchmarks.association", f"--rounds={rounds}")
@@ -150,7 +165,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
     parser.add_argument("--passes", type=int, default=2, help="processes per allocator setting")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way in a process")
-    parser.add_argument("--only", choices=["network", "pipeline", "partitions", "kernels", "association"])
+    parser.add_argument("--only", choices=["network", "pipeline", "partitions", "kernels", "patterns", "association"])
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda"):
         from benchmarks.gpu import show
@@ -162,6 +177,7 @@ def main() -> None:
         "pipeline": lambda: pipeline(arguments.threads),
         "kernels": lambda: kernels(arguments.threads),
         "partitions": partitions,
+        "patterns": lambda: patterns(arguments.threads, arguments.rounds),
         "association": lambda: association(arguments.rounds),
     }
     for name in [arguments.only] if arguments.only else parts:
