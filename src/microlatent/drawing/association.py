@@ -167,11 +167,12 @@ def draw_overview(panels: Sequence[Panel], targets: Sequence[str], label: str, s
         for row, column in np.argwhere(panel.is_significant):
             dark = abs(panel.scores[row, column]) > 0.55 * bound if signed else panel.scores[row, column] < 0.5 * bound
             ax.plot(column, row, "o", markersize=2.6, color="white" if dark else "black", markeredgewidth=0)
-        ax.set_yticks(range(len(panel.dims)), [str(dim) for dim in panel.dims], fontsize=5.5)
+        alone = len(panel.dims) == 1  # what has one dimension needs no number for it
+        ax.set_yticks([] if alone else range(len(panel.dims)), [] if alone else [str(dim) for dim in panel.dims], fontsize=5.5)
         ax.set_xticks(range(len(targets)), targets, rotation=90)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
-        ax.set_ylabel("dimension")
+        ax.set_ylabel("" if alone else "dimension")
         ax.set_title(panel.name, loc="left", fontsize=7)
     left = len(panels) * step + 4.0
     bar_mm = min(40.0, body_mm)
