@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
-from sklearn.cluster import DBSCAN
+from sklearn.cluster import DBSCAN, HDBSCAN
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
-from microlatent.analysis import clustering
+from microlatent.analysis import clustering, scan_clusters
 from microlatent.analysis.clustering import NOISE
 from microlatent.data import cluster_fields
-from microlatent.data.scan_points import read_region
+from microlatent.data.coordinates import read_region
 from microlatent.data.scans import ScanMap
 from microlatent.drawing import scan_clusters as drawing
 from microlatent.drawing.scan_maps import Window
 from microlatent.schemas import ClusterKikuchiConfig, KikuchiConfig, Settings
-from microlatent.tasks import cluster_kikuchi, cluster_points
+from microlatent.tasks import cluster_kikuchi
 from microlatent.tracking import NullTracker
 from tests.specimen import write_scan_latents
 
@@ -48,10 +48,10 @@ def test_standardised_features_are_separated_where_unscaled_ones_are_not(method)
     z, truth = stripes()
     found = {}
     for standardize in (True, False):
-        scaled, known = cluster_points.features(z[:, :1], z[:, 1], standardize)
+        scaled, known = scan_clusters.features(z[:, :1], z[:, 1], standardize)
         assert known.all()
         chosen = task(method=method, **({"num_clusters": 2} if method in ("gmm", "kmeans") else {}), standardize=standardize)
-        found[standardize] = adjusted_rand_score(truth, cluster_points.fit(scaled, chosen, 0).labels)
+        found[standardize] = adjusted_rand_score(truth, scan_clusters.fit(scaled, cluster_kikuchi.options(chosen), 0).labels)
     assert found[True] > 0.9
     if method != "gmm":  # whose covariances stretch with the data: it depends on where they begin
         assert abs(found[False]) < 0.05
@@ -60,14 +60,14 @@ def test_standardised_features_are_separated_where_unscaled_ones_are_not(method)
 def test_one_gaussian_is_one_cluster_by_either_criterion():
     z = np.random.default_rng(0).normal(size=(500, 2)) * [1, 3]
     for criterion in ("bic", "aic"):
-        assert cluster_points.fit(z, task(criterion=criterion, max_clusters=3), 0).num == 1
+        assert scan_clusters.fit(z, cluster_kikuchi.options(task(criterion=criterion, max_clusters=3)), 0).num == 1
 
 
 def test_the_criterion_that_is_asked_for_chooses():
     z = np.random.default_rng(1).standard_t(4, size=(400, 2))  # heavy tails: AIC takes more clusters than BIC
     num = {}
     for criterion in ("bic", "aic"):
-        found = cluster_points.fit(z, task(criterion=criterion, max_clusters=5), 0)
+        found = scan_clusters.fit(z, cluster_kikuchi.options(task(criterion=criterion, max_clusters=5)), 0)
         sound = found.criterion[found.criterion["sound"]]
         assert sound.loc[sound[criterion].idxmin(), "chosen"]
         num[criterion] = found.num
@@ -76,8 +76,8 @@ def test_the_criterion_that_is_asked_for_chooses():
 
 def test_kmeans_makes_three_clusters_unless_told():
     z, _ = stripes()
-    assert cluster_points.fit(z, task(method="kmeans"), 0).num == 3
-    assert cluster_points.fit(z, task(method="kmeans", num_clusters=5), 0).num == 5
+    assert scan_clusters.fit(z, cluster_kikuchi.options(task(method="kmeans")), 0).num == 3
+    assert scan_clusters.fit(z, cluster_kikuchi.options(task(method="kmeans", num_clusters=5)), 0).num == 5
 
 
 def test_usual_reach_is_the_reference_s_quantile_of_the_eighth_neighbour():
@@ -111,6 +111,48 @@ def test_seeds_agree_on_real_clusters_and_disagree_on_a_cut_cloud():
     ]
     assert ari[0] == 1
     assert ari[1] < 0.9
+
+
+def test_refits_from_other_seeds_see_the_rows_of_the_fit(monkeypatch):
+    monkeypatch.setattr(clustering, "FIT_ROWS", 300)
+    monkeypatch.setattr(clustering, "REFIT_ROWS", 100)
+    seen, fit = [], clustering._scan_kmeans
+    monkeypatch.setattr(clustering, "_scan_kmeans", lambda y, *rest: seen.append(y / y.std()) or fit(y, *rest))
+    z, everything = stripes(1000)[0], np.arange(1000)
+    found = clustering.cluster(z, everything, "kmeans", 2, seed=5, fit_rows=300)
+    clustering.seed_stability(z, found, everything, "kmeans", 3, seed=5, num_starts=1)
+    assert [len(rows) for rows in seen] == [300] * 4
+    assert all(rows == pytest.approx(seen[0]) for rows in seen)
+
+
+@pytest.mark.parametrize("min_samples", [5, 50])
+def test_hdbscan_is_scikit_learn_s_with_the_samples_that_are_asked_for(min_samples):
+    z = np.concatenate([np.random.default_rng(seed).normal(size=(150, 2)) + 4 * seed for seed in range(3)])
+    z = z[np.lexsort(z.T[::-1])]  # ties are broken by the order
+    found = clustering.cluster(z, np.arange(len(z)), "hdbscan", min_cluster_size=20, min_samples=min_samples)
+    assert found.criterion["min_samples"].tolist() == [min_samples]
+    want = HDBSCAN(min_cluster_size=20, min_samples=min_samples, copy=True).fit(z).labels_
+    assert adjusted_rand_score(want, found.labels) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"method": "kmeans", "max_clusters": 5},
+            r"task\.max_clusters is 5, but has no effect on task\.method=kmeans, only on gmm",
+        ),
+        ({"method": "dbscan", "criterion": "aic"}, r"task\.criterion is aic, but has no effect on task\.method=dbscan"),
+        ({"min_samples": 99}, r"task\.min_samples is 99, .*task\.method=gmm, only on dbscan and hdbscan\. Leave it out"),
+        ({"method": "dbscan", "min_cluster_size": 9}, r"task\.min_cluster_size is 9, .*task\.method=dbscan, only on hdbscan"),
+        ({"method": "hdbscan", "num_clusters": 3}, r"task\.num_clusters is 3, .*task\.method=hdbscan, only on gmm and kmeans"),
+        ({"eps": 0.5}, r"task\.eps is 0\.5, .*task\.method=gmm, only on dbscan"),
+        ({"num_clusters": 3, "max_clusters": 5}, r"task\.max_clusters is 5, .*task\.num_clusters=3\. Give one of the two"),
+    ],
+)
+def test_settings_without_effect_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        task(**values)
 
 
 def test_columns_are_labels_where_they_hold_few_whole_numbers():
@@ -286,6 +328,49 @@ def test_coordinates_that_are_none_are_refused(files, text, message):
         read(files)
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_an_index_that_pandas_wrote_is_no_latent(files, caplog, header):
+    want = read(files).latents
+    pd.DataFrame(want, columns=["dim_1"]).to_csv(files[0] / "indexed.csv", header=header)
+    assert (read(files, "indexed.csv").latents == want).all()
+    assert "counts its rows, so it is left out" in caplog.text
+    pd.DataFrame(want, columns=["dim_1"], index=np.arange(len(want)) + 5).to_csv(files[0] / "cut.csv")
+    with pytest.raises(ValueError, match=r"has 1 columns without a header beside dim_1\. Delete .*index=False"):
+        read(files, "cut.csv")
+
+
+def test_latents_that_begin_with_a_missing_point_have_no_header(files):
+    np.savetxt(files[0] / "missing.csv", np.r_[np.nan, read(files).latents[1:, 0]])
+    assert np.isnan(read(files, "missing.csv").latents).ravel().tolist() == [True] + [False] * 17
+
+
+@pytest.mark.parametrize("header", ["Band Contrast", "band_contrast", "BC"])
+def test_band_contrast_is_known_under_its_usual_headers(files, header):
+    path, want = files[0] / "coords.csv", read(files).bandcontrast
+    path.write_text("\ufeff" + path.read_text().replace("Bandcontrast", header), encoding="utf-8")
+    assert (read(files).bandcontrast == want).all()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"run": "x"},
+        {"data": {"scans": ["a"]}},
+        {"data": {"keep": "x"}},
+        {"data": {"maps": ["m.csv"]}},
+        {"task": {"latents": "x"}},
+    ],
+)
+def test_settings_that_name_other_points_are_refused_beside_coordinates(files, given):
+    paths = {"coords_csv": str(files[0] / "coords.csv"), "latent_roi": str(files[0] / "latent.npy")}
+    data = KikuchiConfig(name="kikuchi", **given.get("data", {}))
+    chosen = Settings(run=given.get("run"), data=data, task=task(**paths, **given.get("task", {})))
+    kind, value = next(iter(given.items()))
+    key = kind if kind == "run" else f"{kind}.{next(iter(value))}"
+    with pytest.raises(ValueError, match=rf"^{key} and task\.coords_csv=.* each say which points to cluster"):
+        cluster_fields.open_field(chosen)
+
+
 def test_files_that_are_not_there_or_hold_words_are_refused(files):
     with pytest.raises(FileNotFoundError, match=r"task\.latent_roi=.*gone\.npy: there is no such file"):
         read(files, "gone.npy")
@@ -302,7 +387,7 @@ def test_files_are_clustered_with_missing_rows_left_out(files, tmp_path):
     given = {"coords_csv": str(folder / "coords.csv"), "latent_roi": str(folder / "latent.npy")}
     chosen = Settings(
         data=KikuchiConfig(name="kikuchi"),
-        task=task(**given, roi_xrange=[1, 4], roi_yrange=[2, 8], num_clusters=2, num_refits=1),
+        task=task(**given, roi_xrange=[1, 4], roi_yrange=[2, 8], num_clusters=2, num_refits=0),
     )
     numbers = cluster_kikuchi.run(chosen, tmp_path / "out", NullTracker())
     assert numbers["missing"] == 2
@@ -377,6 +462,7 @@ def test_baselines_and_band_contrast_stand_beside_the_latents(done):
     assert set(table["column"]) == {"phase", "true_grain"}
     assert set(table["clusters_of"]) == {"latents", "baseline_pca", "bandcontrast"}
     assert (table["num_clusters"] == 3).all()
+    assert table.groupby("clusters_of")["num_features"].first().to_dict() == {"latents": 2, "baseline_pca": 2, "bandcontrast": 1}
     found = pd.read_csv(done[1] / f"cluster_assignments__{TAG}.csv")
     assert table["num_points"].eq(len(found)).all()
     stable = pd.read_csv(done[1] / "tables" / "stability.csv")
@@ -403,7 +489,12 @@ def test_rehearsal_lists_what_the_run_writes(done, folder, tmp_path):
 )
 def test_names_say_what_was_clustered_and_how(folder, values, tag):
     chosen = run_settings(folder, **values)
-    assert cluster_points.default_tag(chosen.task, cluster_fields.open_field(chosen), None) == tag
+    assert cluster_kikuchi.tag_of(chosen.task, cluster_fields.open_field(chosen), None) == tag
+
+
+def test_a_tag_stays_a_part_of_the_names(folder):
+    chosen = run_settings(folder, tag="../../x y")
+    assert cluster_kikuchi.tag_of(chosen.task, cluster_fields.open_field(chosen), None) == "x_y"
 
 
 @pytest.mark.parametrize("method", ["dbscan", "hdbscan"])
@@ -428,8 +519,11 @@ def test_latents_that_are_idle_are_left_out_unless_named(tmp_path):
     path = write_scan_latents(tmp_path, (10, 12), 4)
     table = anndata.read_h5ad(path)
     table.X[:, 2] *= 0.01
+    table.obsm["baseline_pca"] = np.arange(1, 5) * np.random.default_rng(0).normal(size=(len(table), 4))
     table.write_h5ad(path)
-    assert cluster_fields.open_field(run_settings(tmp_path)).dims == [0, 1, 3]
+    field = cluster_fields.open_field(run_settings(tmp_path))
+    assert field.dims == [0, 1, 3]
+    assert (field.baselines["baseline_pca"] == table.obsm["baseline_pca"][:, 1:]).all()  # as many, those that vary most
     assert cluster_fields.open_field(run_settings(tmp_path, dims=[2, 3])).dims == [2, 3]
 
 

@@ -68,10 +68,44 @@ def test_bad_keep_lists_say_what_is_wrong(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data\.keep=.*task=bandcontrast"):
         kept_rows(table, str(tmp_path))
     pd.DataFrame({"col": [1], "row": [2]}).to_csv(tmp_path / "kept_coords.csv", index=False)
-    with pytest.raises(ValueError, match=r"has the columns \['col', 'row'\], but needs x, y"):
+    with pytest.raises(ValueError, match=r"has the columns \['col', 'row'\], but lacks x, y"):
         kept_rows(table, str(tmp_path))
     pd.DataFrame({"x": [100], "y": [2]}).to_csv(tmp_path / "kept_coords.csv", index=False)
     with pytest.raises(ValueError, match="none of them is one of the scan's 420 patterns"):
+        kept_rows(table, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,y\n1,0\n0.7,1.2\n", r"data\.keep: .* 1 rows whose x, y are no map column and row .*line 3: \[0\.7, 1\.2\]"),
+        ("x,y\n1,0\n,3\n", r"line 3: \[nan, 3\.0\]"),
+        ("x,y\n1,0\n1,0\n", r"lists 1 points more than once, the first x=1, y=0"),
+        ("X,Y,x\n1,0,1\n", r"columns \['X', 'Y', 'x'\], two of which mean the same"),
+    ],
+)
+def test_keep_lists_of_points_that_are_none_are_refused(folder, tmp_path, text, message):
+    (tmp_path / "kept.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        kept_rows(Store.open(folder / "stores" / "demo.h5").table, str(tmp_path / "kept.csv"))
+
+
+def test_keep_lists_may_have_headers_in_capitals_but_arrays_have_two_columns(folder, tmp_path):
+    table = Store.open(folder / "stores" / "demo.h5").table
+    x, y = table[["x", "y"]].iloc[7]
+    (tmp_path / "kept.csv").write_text(f"X, Y\n{x},{y}.0\n")
+    assert np.flatnonzero(kept_rows(table, str(tmp_path / "kept.csv"))).tolist() == [7]
+    np.save(tmp_path / "kept.npy", np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"data\.keep: .* holds an array of shape \(3, 3\), float64, but must hold x and y"):
+        kept_rows(table, str(tmp_path / "kept.npy"))
+
+
+def test_a_scan_whose_name_is_a_number_keeps_its_points_and_no_other_scan_s(tmp_path):
+    table = pd.DataFrame({"scan": ["001", "001", "002", "NA"], "x": [0, 1, 1, 1], "y": 0})
+    (tmp_path / "kept_coords.csv").write_text("scan,x,y,bandcontrast\n001,1,0,6\nNA,1,0,7\n")
+    assert kept_rows(table, str(tmp_path)).tolist() == [False, True, False, True]
+    (tmp_path / "kept_coords.csv").write_text("x,y\n1,0\n")
+    with pytest.raises(ValueError, match=r"does not say of which scan its points are, but there are \['001', '002', 'NA'\]"):
         kept_rows(table, str(tmp_path))
 
 
@@ -125,7 +159,9 @@ def scan_file(tmp_path_factory):
     y, x = (axis.ravel() for axis in np.indices((12, 10)))
     kinds = rng.normal(0, 30, (2, 16, 14))
     patterns = np.clip(120 + kinds[(x > 4).astype(int)] + rng.normal(0, 10, (120, 16, 14)), 0, 255).astype(np.uint8)
-    write_h5oina(folder / "007.h5oina", patterns, (12, 10), step_um=(0.5, 0.5), columns={"bandcontrast": (x * 20).astype(np.uint8)})
+    write_h5oina(
+        folder / "007.h5oina", patterns, (12, 10), step_um=(0.5, 0.5), columns={"bandcontrast": (x * 20).astype(np.uint8)}
+    )
     pd.DataFrame({"x": x, "y": y, "true_grain": (x > 4).astype(int)}).to_csv(folder / "007.truth.csv", index=False)
     pd.DataFrame({"scan": "007", "x": x, "y": y})[y >= 2].to_csv(folder / "kept_coords.csv", index=False)
     return folder / "007.h5oina"
@@ -149,7 +185,9 @@ def test_a_scan_is_assembled_trained_on_and_encoded_as_its_keep_list_says(comman
         "baseline_nmf": (100, 3),
         "baseline_pca": (100, 3),
     }
-    explained = pd.read_csv(run / "process" / "tables" / "explained_variance.csv").set_index(["part", "source"])["explained_variance"]
+    explained = pd.read_csv(run / "process" / "tables" / "explained_variance.csv").set_index(["part", "source"])[
+        "explained_variance"
+    ]
     assert explained["train", "pca"] > 0.5
 
     refused = command("infer", "task=process", "run=latest", "data.block_points=5", check=False)

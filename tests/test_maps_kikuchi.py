@@ -1,5 +1,7 @@
 """task=maps of EBSD scans: values at their points, holes as holes, and what the model makes of patterns."""
 
+import json
+import shutil
 from dataclasses import dataclass
 
 import anndata
@@ -142,12 +144,30 @@ def folder(tmp_path_factory):
     """Write a run whose model is known, and its latents: 60 points have no pattern."""
     path = tmp_path_factory.mktemp("run")
     write_scan_latents(path, SHAPE, DIMS, holes=60, pattern_px=PATTERN)
-    model = {"name": "planes", "latent_dim": DIMS}
-    fitted = Normaliser("none", ["pattern"], [60.0], [10.0])
-    born = {"config": {"model": model}, "data": {"channels": ["pattern"], "shape_px": PATTERN, "normaliser": fitted.state()}}
-    weights = {"planes": torch.randn(DIMS, 1, *PATTERN, generator=torch.Generator().manual_seed(0)) * 3}
-    checkpoint.save(path / "checkpoints" / "best.ckpt", {"model": weights, "birth": born, "position": {"epoch": 1}})
+    save_checkpoint(path / "checkpoints" / "best.ckpt", epoch=1)
+    save_checkpoint(path / "checkpoints" / "last.ckpt", epoch=2)
+    made_by(path / "process" / "latents.h5ad", path / "checkpoints" / "best.ckpt", path / "process" / "latents.h5ad")
     return path
+
+
+def save_checkpoint(path, epoch, seed=0):
+    """Write a checkpoint of the known model; every epoch has other weights."""
+    fitted = Normaliser("none", ["pattern"], [60.0], [10.0])
+    data = {"channels": ["pattern"], "shape_px": PATTERN, "normaliser": fitted.state()}
+    config = {"model": {"name": "planes", "latent_dim": DIMS}, "seed": seed}
+    weights = {"planes": torch.randn(DIMS, 1, *PATTERN, generator=torch.Generator().manual_seed(epoch)) * 3}
+    born = {"config": config, "time": "2026-01-01T00:00:00", "data": data}
+    checkpoint.save(path, {"model": weights, "birth": born, "position": {"epoch": epoch}})
+
+
+def made_by(table, which, target, normalise=None):
+    """Write a table anew as task=process would with a checkpoint."""
+    saved = checkpoint.load(which)
+    born = saved["birth"] | {"checkpoint": str(which), "epoch": saved["position"]["epoch"]}
+    with_birth = anndata.read_h5ad(table)
+    with_birth.uns["birth"] = json.dumps(born | {"process": {"task": {"normalise": normalise}}})
+    with_birth.write_h5ad(target)
+    return str(target)
 
 
 def settings(folder, run=True, data=None, **task):
@@ -161,7 +181,8 @@ def settings(folder, run=True, data=None, **task):
 
 @pytest.fixture(scope="module")
 def done(folder):
-    return maps_kikuchi.run(settings(folder), folder / "maps", NullTracker()), folder / "maps"
+    chosen = settings(folder, num_pixels=2, num_traverse=1)
+    return maps_kikuchi.run(chosen, folder / "maps", NullTracker()), folder / "maps"
 
 
 def written(out):
@@ -300,6 +321,71 @@ def test_latents_of_another_model_are_refused(folder, tmp_path):
     chosen.task.latents = str(tmp_path / "narrow.h5ad")
     with pytest.raises(ValueError, match=r"has 4 latent dimensions, but the model of .* has 6"):
         maps_kikuchi.open_all(chosen)
+
+
+def decoded_by(chosen):
+    return maps_kikuchi.open_all(chosen).pictures.trained.birth["epoch"]
+
+
+def test_patterns_are_decoded_by_the_checkpoint_that_made_the_latents(folder, tmp_path):
+    table, chosen = folder / "process" / "latents.h5ad", settings(folder)
+    assert decoded_by(chosen) == 1
+    chosen.task.latents = made_by(table, folder / "checkpoints" / "last.ckpt", tmp_path / "last.h5ad")
+    assert decoded_by(chosen) == 2
+    save_checkpoint(tmp_path / "elsewhere.ckpt", epoch=3)
+    chosen.task.latents = made_by(table, tmp_path / "elsewhere.ckpt", tmp_path / "elsewhere.h5ad")
+    assert decoded_by(chosen) == 3
+
+
+def test_a_run_that_was_moved_still_decodes_its_latents(folder, tmp_path):
+    shutil.copytree(folder / "checkpoints", tmp_path / "old" / "checkpoints")
+    chosen = settings(folder)
+    chosen.task.latents = made_by(
+        folder / "process" / "latents.h5ad", tmp_path / "old" / "checkpoints" / "last.ckpt", tmp_path / "latents.h5ad"
+    )
+    shutil.rmtree(tmp_path / "old")
+    assert decoded_by(chosen) == 2
+
+
+@pytest.mark.parametrize("other", ["seed", "checkpoint", "epoch"])
+def test_latents_as_wide_of_another_model_are_refused(folder, tmp_path, other):
+    table, chosen, mine = folder / "process" / "latents.h5ad", settings(folder), tmp_path / "checkpoints" / "best.ckpt"
+    if other == "checkpoint":
+        chosen.task.checkpoint = "last"
+    else:
+        save_checkpoint(mine, epoch=1, seed=int(other == "seed"))
+        chosen.task.latents = made_by(table, mine, tmp_path / "other.h5ad")
+        if other == "epoch":  # training went on after task=process
+            save_checkpoint(mine, epoch=5)
+            chosen.run = str(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"was made with .*best\.ckpt \(epoch 1, .* is another model \(epoch .*task=process again"
+    ):
+        maps_kikuchi.open_all(chosen)
+
+
+def test_patterns_are_normalised_as_they_were_for_the_latents(folder, tmp_path):
+    chosen = settings(folder)
+    chosen.task.latents = made_by(
+        folder / "process" / "latents.h5ad", folder / "checkpoints" / "best.ckpt", tmp_path / "table.h5ad", "minus_one_one"
+    )
+    pictures = maps_kikuchi.open_all(chosen).pictures
+    assert pictures.unit == "\u22121 to 1 in each pattern"
+    seen = maps_patterns.normalised(pictures, np.arange(5))
+    assert seen.amin((1, 2, 3)).tolist() == [-1] * 5
+    assert seen.amax((1, 2, 3)).tolist() == [1] * 5
+
+
+def test_under_a_region_both_maps_and_the_table_hold_the_region_alone(folder, tmp_path, monkeypatch):
+    for name in ("draw_latents", "draw_contacts", "draw_patterns"):  # they take most of the time
+        monkeypatch.setattr(maps_kikuchi, name, lambda *_: [])
+    maps_kikuchi.run(settings(folder, roi_xrange=[4, 9]), tmp_path, NullTracker())
+    points = pd.read_csv(tmp_path / "tables" / "points.csv")
+    assert set(points["x"]) == set(range(4, 9))
+    for name in ("kernel_spread", "reconstruction_error"):
+        known = np.isfinite(np.load(tmp_path / f"{name}.npy"))
+        assert known.sum() == len(points)
+        assert set(np.nonzero(known)[1]) == set(range(4, 9))
 
 
 def test_a_keep_list_that_the_latents_were_made_without_is_refused(folder, tmp_path):

@@ -16,6 +16,7 @@ NOISE = -1  # label of hdbscan and dbscan: dense nowhere
 FEWEST_ROWS = 10  # of training; below, clusters are anecdotes
 FIT_ROWS = 10_000  # mixtures and k-means are fitted to at most so many rows, chosen at random; the others are assigned
 REFIT_ROWS = 4000  # the same for each refit of ``stability``: less than the fit, so what is stable there is stable here
+MIN_SAMPLES = 10  # near points that make a place dense, unless the caller says
 SCORED_ROWS = 3000  # the silhouette compares all pairs
 NUM_STARTS = 3  # initialisations; the best is kept
 RIDGE = 1e-3  # added to the variances of a mixture, in units of the least variance of a principal component
@@ -65,7 +66,8 @@ def cluster(
     num_starts
         Initialisations of gmm, and a third of those of kmeans.
     min_samples
-        Of hdbscan and dbscan: points within reach (the point itself among them) that make a place dense; default 10.
+        Of hdbscan and dbscan: points within reach (the point itself among them) that make a place dense; default 10, or
+        ``min_cluster_size`` if that is less.
     eps
         Of dbscan: the reach, in units of ``z``; default ``usual_reach``.
 
@@ -93,13 +95,11 @@ def cluster(
     with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of convergence: the criterion's table shows it
         if method == "hdbscan":
-            labels, confidence, tried, num_fitted = _hdbscan(y, min_cluster_size, min_samples or 10)
+            labels, confidence, tried, num_fitted = _hdbscan(y, min_cluster_size, min_samples)
         elif method == "dbscan":
-            labels, confidence, tried, num_fitted = _dbscan(y, scale, eps, min_samples or 10)
+            labels, confidence, tried, num_fitted = _dbscan(y, scale, eps, min_samples or MIN_SAMPLES)
         else:
-            rows = _in_order(y, train)
-            if len(rows) > fit_rows:
-                rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), fit_rows, replace=False))]
+            rows = _drawn(y, train, fit_rows, seed)
             if method == "gmm":
                 model, tried = _scan_gmm(y[rows], num_clusters, max_clusters, seed, criterion, num_starts)
             else:
@@ -124,6 +124,12 @@ def number_by_size(labels: NDArray) -> NDArray:
 def _in_order(y: NDArray, rows: NDArray) -> NDArray:
     """Return rows sorted by their values, whatever their order in the table."""
     return rows[np.lexsort(y[rows].T[::-1])]
+
+
+def _drawn(y: NDArray, rows: NDArray, most: int, seed: int) -> NDArray:
+    """Return at most so many of the rows, in order; the seed chooses them."""
+    rows = _in_order(y, rows)
+    return rows if len(rows) <= most else rows[np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))]
 
 
 def _one_thread() -> Any:
@@ -179,7 +185,7 @@ def _chosen(models: list[Any], records: list[dict[str, Any]], score: list[float]
     return models[best], pd.DataFrame(records).assign(chosen=np.arange(len(models)) == best)
 
 
-def _hdbscan(y: NDArray, min_cluster_size: int | None, min_samples: int) -> tuple[NDArray, NDArray, pd.DataFrame, int]:
+def _hdbscan(y: NDArray, min_cluster_size: int | None, min_samples: int | None) -> tuple[NDArray, NDArray, pd.DataFrame, int]:
     """Return labels, strength of membership, and the one row that says what was asked and found.
 
     A patch is dense by its ten nearest ones: with as many as ``min_cluster_size``, the method's default, small clusters drown.
@@ -187,11 +193,12 @@ def _hdbscan(y: NDArray, min_cluster_size: int | None, min_samples: int) -> tupl
     from sklearn.cluster import HDBSCAN
 
     least = min(min_cluster_size or max(5, round(0.01 * len(y))), len(y))
+    near = min(least, MIN_SAMPLES) if min_samples is None else min(min_samples, len(y))
     rows = _in_order(y, np.arange(len(y)))
-    model = HDBSCAN(min_cluster_size=least, min_samples=min(least, min_samples), copy=True).fit(y[rows])
+    model = HDBSCAN(min_cluster_size=least, min_samples=near, copy=True).fit(y[rows])
     labels, confidence = np.empty(len(y), int), np.empty(len(y))
     labels[rows], confidence[rows] = np.maximum(model.labels_, NOISE), model.probabilities_
-    found = {"min_cluster_size": least, "min_samples": min(least, min_samples), "num_clusters": labels.max() + 1}
+    found = {"min_cluster_size": least, "min_samples": near, "num_clusters": labels.max() + 1}
     found |= {"noise_share": (labels == NOISE).mean(), "chosen": True}
     return labels, confidence, pd.DataFrame([found]), len(y)
 
@@ -310,12 +317,19 @@ def stability(
 def seed_stability(
     z: NDArray, found: Clustering, train: NDArray, method: str, num_refits: int = 20, seed: int = 0, **options: Any
 ) -> NDArray:
-    """Return how alike (num_refits,) refits of gmm or kmeans to the same rows from other seeds are: adjusted Rand indices."""
+    """Return how alike (num_refits,) refits of gmm or kmeans from other seeds are: adjusted Rand indices.
+
+    Parameters
+    ----------
+    seed
+        That ``found`` was made with: it chose the rows of the fit, and the refits are to the same.
+    """
     from sklearn.metrics import adjusted_rand_score
 
+    rows = _drawn(z, train, FIT_ROWS, seed)
     ari = np.full(num_refits, np.nan)
     for refit in range(num_refits if found.num > 1 else 0):
-        labels = cluster(z, train, method, found.num, seed=seed + 1 + refit, fit_rows=REFIT_ROWS, **options).labels
+        labels = cluster(z, rows, method, found.num, seed=seed + 1 + refit, **options).labels
         ari[refit] = adjusted_rand_score(found.labels, labels)
     return ari
 

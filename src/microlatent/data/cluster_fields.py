@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from microlatent.analysis import scan_maps
-from microlatent.data.scan_points import open_points, read_region
-from microlatent.data.scans import ScanMap
+from microlatent.analysis import scan_clusters, scan_maps
+from microlatent.analysis.clustering import FEWEST_ROWS
+from microlatent.data.coordinates import read_region
+from microlatent.data.latents import BASELINE
+from microlatent.data.scans import ScanMap, open_points
 from microlatent.schemas import ClusterKikuchiConfig, Settings
 
-BASELINE = "baseline_"
 BANDCONTRAST = "bandcontrast"
 BLOCK_SIDES = (8, 4, 2, 1)  # of the squares that refits resample, scan points
 FEWEST_BLOCKS = 5  # fewer cannot be resampled
@@ -33,7 +34,7 @@ class Field(NamedTuple):
     with_quality: bool  # cluster on it too
     groups: np.ndarray  # (n,) block of the map that a point lies in
     known: dict[str, np.ndarray]  # (n,) labels that clusters may agree with, NaN where unknown
-    baselines: dict[str, np.ndarray]  # (n, D) each
+    baselines: dict[str, np.ndarray]  # (n, D) each, where they have as many components: those that vary most
     reads: list[str]
 
     @property
@@ -46,14 +47,51 @@ class Field(NamedTuple):
         """Return the map row (n,)."""
         return np.concatenate([scan.y for scan in self.scans])
 
+    @property
+    def clustered_quality(self) -> np.ndarray | None:
+        """Return the quality (n,) if it is clustered too."""
+        return self.quality if self.with_quality else None
+
+    @property
+    def names(self) -> list[str]:
+        """Return what is clustered, in words."""
+        return [f"latent {dim}" for dim in self.dims] + [self.quality_name] * self.with_quality
+
+    def assignments(self, shown: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+        """Return one row per point of the region, in its order; cluster -1 is noise, or what has no latent."""
+        quality = np.full(len(labels), np.nan) if self.quality is None else self.quality
+        table = pd.DataFrame({"x": self.x, "y": self.y, "latent": shown, self.quality_name: quality, "cluster": labels})
+        if len(self.scans) > 1:
+            table.insert(0, "scan", self.scan)
+        return table
+
 
 def open_field(settings: Settings) -> Field:
-    """Open the points of a run, or those of the files that ``task.coords_csv`` and ``task.latent_roi`` name."""
-    if settings.task.coords_csv is None:
-        return from_table(settings)
-    if settings.task.latents is not None:
-        raise ValueError("task.latents and task.coords_csv each name the points to cluster. Give one of the two.")
-    return from_files(settings.task)
+    """Open the points of a run, or those of the files that ``task.coords_csv`` and ``task.latent_roi`` name.
+
+    Raises
+    ------
+    ValueError
+        Settings of one kind of input stand beside those of the other, or next to nothing of the region is known.
+    """
+    task, data = settings.task, settings.data
+    given = {"run": settings.run, "task.latents": task.latents}
+    if settings.run is None:  # which brings settings of data of its own
+        given |= {"data.scans": data.scans, "data.keep": data.keep, "data.maps": data.maps or None}
+    idle = [name for name, value in given.items() if value is not None]
+    if task.coords_csv is not None and idle:
+        raise ValueError(
+            f"{', '.join(idle)} and task.coords_csv={task.coords_csv} each say which points to cluster, but beside the files "
+            f"nothing else is read. Leave out {' and '.join(idle)}, or task.coords_csv and task.latent_roi."
+        )
+    field = from_table(settings) if task.coords_csv is None else from_files(task)
+    known = scan_clusters.features(field.latents, field.clustered_quality, task.standardize)[1]
+    if known.sum() < FEWEST_ROWS:
+        raise ValueError(
+            f"{known.sum()} of the region's {len(known)} points have {' and '.join(field.names)}, but clusters need at least "
+            f"{FEWEST_ROWS}. Widen task.roi_xrange and task.roi_yrange."
+        )
+    return field
 
 
 def from_table(settings: Settings) -> Field:
@@ -78,15 +116,18 @@ def from_table(settings: Settings) -> Field:
     for scan, kept in zip(whole, inside, strict=True):
         scans.append(scan._replace(rows=start + np.arange(kept.sum()), x=scan.x[kept], y=scan.y[kept]))
         start += kept.sum()
-    dims = task.dims
+    dims, train = task.dims, latents.training_rows()
     if dims is None:
-        dims = [int(dim) for dim in scan_maps.active_dims(scan_maps.variances(latents.x, latents.training_rows()))]
+        dims = [int(dim) for dim in scan_maps.active_dims(scan_maps.variances(latents.x, train))]
         if not dims:
             raise ValueError(f"No latent of {latents.path} varies, so there is nothing to cluster. The model has collapsed.")
     obs = latents.obs.iloc[rows]
     names = {scan.quality for scan in whole}
     name = names.pop() if len(names) == 1 else "image_quality"
-    count = len(dims) if task.dims is not None else width
+    baselines = {}
+    for baseline, x in latents.beside(BASELINE).items():
+        most = np.sort(np.argsort(-scan_maps.variances(x, train), kind="stable")[: len(dims)])
+        baselines[baseline] = np.asarray(x[rows][:, most], np.float64)
     known = {column: labels_of(obs[column], column) for column in obs if column.startswith("true_") or column == "phase"}
     groups = np.unique(obs["group"].astype(str), return_inverse=True)[1]
     return Field(
@@ -101,7 +142,7 @@ def from_table(settings: Settings) -> Field:
         with_quality=task.use_bandcontrast if task.use_bandcontrast is not None else task.dims is not None and len(dims) == 1,
         groups=groups if len(np.unique(groups)) >= FEWEST_BLOCKS else blocks(scans),
         known={column: labels for column, labels in known.items() if labels is not None},
-        baselines={name: np.asarray(values[rows][:, :count], np.float64) for name, values in latents.beside(BASELINE).items()},
+        baselines=baselines,
         reads=[str(latents.path), *(str(scan.store.path) for scan in whole)],
     )
 

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from microlatent.data.coordinates import read_coordinates
 from microlatent.data.ebsd import join_maps
 from microlatent.data.folders import open_stores
 from microlatent.data.latents import mapped
@@ -143,20 +144,16 @@ def kept_rows(table: pd.DataFrame, keep: str) -> np.ndarray:
             f"data.keep={keep}: there is no {path}. Make one with: python analyze.py task=bandcontrast data=kikuchi "
             "data.root=<scan>"
         )
-    if path.suffix == ".npy":
-        kept = pd.DataFrame(np.load(path, allow_pickle=False), columns=["x", "y"])
-    else:
-        kept = pd.read_csv(path)
-    by = ["scan", "x", "y"] if "scan" in kept else ["x", "y"]
-    missing = [name for name in by if name not in kept]
-    if missing:
-        raise ValueError(f"data.keep: {path} has the columns {list(kept)}, but needs {', '.join(by)}.")
-    if "scan" not in kept and table["scan"].nunique() > 1:
-        raise ValueError(
-            f"data.keep: {path} does not say of which scan its points are, but there are {sorted(table['scan'].unique())}. Add a "
-            "column scan, or choose one scan with data.scans."
-        )
-    found = pd.MultiIndex.from_frame(table[by]).isin(pd.MultiIndex.from_frame(kept[by].astype(table[by].dtypes.to_dict())))
+    kept = read_coordinates("data.keep", path, "scan")
+    if "scan" not in kept:
+        if table["scan"].nunique() > 1:
+            raise ValueError(
+                f"data.keep: {path} does not say of which scan its points are, but there are {sorted(table['scan'].unique())}. "
+                "Add a column scan, or choose one scan with data.scans."
+            )
+        kept["scan"] = table["scan"].iloc[0]
+    points, named = (pd.MultiIndex.from_frame(one[["scan", "x", "y"]].astype({"scan": str})) for one in (table, kept))
+    found = points.isin(named)
     if not found.any():
         raise ValueError(
             f"data.keep: {path} names {len(kept)} points, but none of them is one of the scan's {len(table)} patterns "

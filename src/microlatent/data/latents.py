@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 FEATURE_SIDE_PX = 32
 NEEDED = ("row", "store", "key", "group")
+BASELINE = "baseline_"  # matrices of baselines beside the latents begin so
 
 
 def open_latents(settings: Settings, task: str) -> Latents:

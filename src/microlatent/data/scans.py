@@ -1,4 +1,4 @@
-"""The EBSD scans behind a latents table: which rows are of which scan, and where they lie in its map."""
+"""The EBSD scans behind a latents table: open it, and say which rows are of which scan and where they lie in its map."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from microlatent.data.latents import Latents
+from microlatent.config import nearest
+from microlatent.data.latents import Latents, open_latents
 from microlatent.data.store import Store
+from microlatent.schemas import KikuchiConfig, Settings
 
 POINTS = ("scan", "x", "y")  # columns of a table whose rows are points of scans
 ELEMENT = "element_"  # columns of elements begin so
+INSTEAD = "For latents of other data name their kind: data=wells, data=partitions or data=mnist."
 
 
 class ScanMap(NamedTuple):
@@ -69,6 +72,33 @@ class ScanMap(NamedTuple):
                 f"whose x is {self.x.min()} to {self.x.max()} and y {self.y.min()} to {self.y.max()}. Ranges are half-open."
             )
         return kept
+
+
+def open_points(settings: Settings, task: str) -> tuple[Latents, list[ScanMap]]:
+    """Open the latents table, join the columns of ``data.maps`` to it, and find its scans.
+
+    Raises
+    ------
+    ValueError
+        The table is of other data, a scan of ``data.scans`` is absent, or ``data.keep`` leaves out points that were encoded.
+    """
+    latents = open_latents(settings, task)
+    latents.require(POINTS, task, INSTEAD)
+    config: KikuchiConfig = settings.data
+    if config.maps or config.keep is not None:
+        from microlatent.data.kikuchi import kept_rows, with_maps
+
+        latents.obs = with_maps(latents.obs, config)
+        if config.keep is not None and not (kept := kept_rows(latents.obs, config.keep)).all():
+            raise ValueError(
+                f"{latents.path} holds {len(kept)} points, but data.keep={config.keep} keeps {kept.sum()} of them: the latents "
+                "were made without it. Leave data.keep out, or run task=process with it."
+            )
+    scans = scan_maps(latents, list(latents.stores(config.store)))
+    for name in config.scans or []:
+        if name not in (known := [scan.name for scan in scans]):
+            raise ValueError(f"data.scans names {name!r}, which {latents.path} does not hold. {nearest(name, known)}")
+    return latents, [scan for scan in scans if config.scans is None or scan.name in config.scans]
 
 
 def scan_maps(latents: Latents, stores: list[tuple[Store, np.ndarray]]) -> list[ScanMap]:

@@ -326,7 +326,7 @@ class MapsKikuchiConfig:
 
     name: str = MISSING
     latents: str | None = None  # default: the run's process/latents.h5ad
-    checkpoint: str = "best"  # whose decoder draws patterns: best, last, or a file
+    checkpoint: str | None = None  # whose decoder draws patterns: best, last, or a file; default: that of the latents
     dims: list[int] | None = None  # latent dimensions from 0, a map each; default: all
     roi_xrange: list[int] | None = None  # map columns [first, end), half-open
     roi_yrange: list[int] | None = None  # map rows [first, end), half-open
@@ -407,6 +407,16 @@ class AssociateConfig:
         one_of("task.agreement", self.agreement, ("ari", "nmi"))
 
 
+USED_BY = {  # settings of task=cluster of scans that not every method knows
+    "num_clusters": ("gmm", "kmeans"),
+    "max_clusters": ("gmm",),
+    "criterion": ("gmm",),
+    "eps": ("dbscan",),
+    "min_samples": ("dbscan", "hdbscan"),
+    "min_cluster_size": ("hdbscan",),
+}
+
+
 @dataclass(kw_only=True)
 class ClusterKikuchiConfig:
     """Clusters of latents and band contrast over the scan (``tasks/cluster_kikuchi.py``)."""
@@ -443,12 +453,17 @@ class ClusterKikuchiConfig:
         at_least("task.num_refits", self.num_refits, 0)
         roi("task.roi_xrange", self.roi_xrange)
         roi("task.roi_yrange", self.roi_yrange)
-        if self.num_clusters is not None and self.method in ("dbscan", "hdbscan"):
+        for key, methods in USED_BY.items():
+            if self.method not in methods and getattr(self, key) != getattr(type(self), key):  # the class holds the defaults
+                raise ValueError(
+                    f"task.{key} is {getattr(self, key)}, but has no effect on task.method={self.method}, only on "
+                    f"{' and '.join(methods)}. Leave it out."
+                )
+        if self.num_clusters is not None and self.max_clusters != type(self).max_clusters:
             raise ValueError(
-                f"task.num_clusters has no effect on task.method={self.method}. Use task.eps or task.min_cluster_size."
+                f"task.max_clusters is {self.max_clusters}, but has no effect with task.num_clusters={self.num_clusters}. Give "
+                "one of the two."
             )
-        if self.eps is not None and self.method != "dbscan":
-            raise ValueError(f"task.eps has no effect on task.method={self.method}. Leave it out, or use task.method=dbscan.")
         if (self.coords_csv is None) != (self.latent_roi is None):
             raise ValueError("task.coords_csv and task.latent_roi go together: give both, or name a run.")
         if self.bandcontrast is not None and self.coords_csv is None:

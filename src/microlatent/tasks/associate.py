@@ -18,12 +18,13 @@ import pandas as pd
 
 from microlatent.analysis import agreement, surrogates
 from microlatent.analysis.association import SIGNED, Null, associate, least_q, ranked, strength
+from microlatent.data.latents import BASELINE
 from microlatent.files import write_csv
 from microlatent.progress import track
 from microlatent.schemas import Settings
 from microlatent.tasks import associate_output as output
 from microlatent.tasks.associate_output import Findings
-from microlatent.tasks.associate_targets import BASELINE, LATENT, Opened, Target, open_all
+from microlatent.tasks.associate_targets import LATENT, Opened, Target, open_all
 
 if TYPE_CHECKING:
     from microlatent.run import Rehearsal

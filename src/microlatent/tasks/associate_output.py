@@ -10,14 +10,14 @@ import pandas as pd
 
 from microlatent import figures
 from microlatent.analysis.association import SIGNED
-from microlatent.data.latents import Latents
+from microlatent.data.latents import BASELINE, Latents
 from microlatent.data.scans import ELEMENT, about_scan
 from microlatent.drawing import association as drawing
 from microlatent.drawing.association import Panel, Side
 from microlatent.drawing.scan_maps import Window, draw_map
 from microlatent.files import atomic, write_csv, write_json
 from microlatent.schemas import Settings
-from microlatent.tasks.associate_targets import BASELINE, LATENT, NORM, Target
+from microlatent.tasks.associate_targets import LATENT, NORM, Target
 
 NAMES = {LATENT: "latents", NORM: "latent norm"}  # of sources in figures
 

@@ -13,13 +13,12 @@ from microlatent import figures
 from microlatent.analysis import agreement
 from microlatent.analysis.association import FEWEST_POINTS, synthetic_map
 from microlatent.config import nearest
-from microlatent.data.latents import Latents
-from microlatent.data.scan_points import open_points
-from microlatent.data.scans import ELEMENT, ScanMap
+from microlatent.data.latents import BASELINE, Latents
+from microlatent.data.scans import ELEMENT, ScanMap, open_points
 from microlatent.schemas import AssociateConfig, Settings
 
 log = logging.getLogger(__name__)
-LATENT, BASELINE, NORM = "latent", "baseline_", "latent_norm"
+LATENT, NORM = "latent", "latent_norm"
 ROWS = 65536  # of the latents in memory at a time
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from microlatent import figures
-from microlatent.analysis import clustering
+from microlatent.analysis import clustering, scan_clusters, scan_maps
 from microlatent.analysis.clustering import NOISE, Clustering
 from microlatent.data.cluster_fields import Field, open_field
 from microlatent.drawing import clusters as criterion_drawing
@@ -26,46 +26,44 @@ from microlatent.drawing.scan_clusters import Points
 from microlatent.drawing.scan_maps import Window
 from microlatent.files import write_csv, write_json
 from microlatent.schemas import ClusterKikuchiConfig, Settings
-from microlatent.tasks import cluster_points
 
 if TYPE_CHECKING:
     from microlatent.run import Rehearsal
 
 log = logging.getLogger(__name__)
+KMEANS_CLUSTERS = 3  # of k-means, unless task.num_clusters says
+DBSCAN_SAMPLES = 10  # near points that make a place dense to dbscan, unless task.min_samples says
 
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Cluster the points, compare with what is known and with baselines, write figure, assignments and report."""
     task: ClusterKikuchiConfig = settings.task
-    field = open_field(settings)
-    z, known = cluster_points.features(field.latents, field.quality if field.with_quality else None, task.standardize)
-    cluster_points.refuse_few(known, field)
-    found = cluster_points.fit(z[known], task, settings.seed)
+    field, how = open_field(settings), options(task)
+    z, known = scan_clusters.features(field.latents, field.clustered_quality, task.standardize)
+    found = scan_clusters.fit(z[known], how, settings.seed)
     labels = np.full(len(known), NOISE)
     labels[known] = found.labels
     width, widths = clustering.silhouettes(z[known], found.labels, settings.seed)
-    stable, jaccard = cluster_points.stability_table(z[known], found, field.groups[known], task, settings.seed)
-    shown, shown_label = cluster_points.shown_latent(field, known, task.standardize)
-    hue, chroma = drawing.hues(cluster_points.borders(field, labels, found.num))
+    stable, jaccard = scan_clusters.stability_table(z[known], found, field.groups[known], how, task.num_refits, settings.seed)
+    shown, shown_label = shown_latent(field, known, task.standardize)
+    hue, chroma = drawing.hues(borders(field, labels, found.num))
     colours = drawing.base_colours(hue, chroma)
-    tag = task.tag or cluster_points.default_tag(task, field, found)
+    tag = tag_of(task, field, found)
 
-    tables = {
-        "clusters": cluster_points.clusters_table(field, labels, known, shown, widths, jaccard, colours),
-        "criterion": found.criterion,
-    }
+    clusters = scan_clusters.clusters_table(labels, known, shown, field.quality, field.quality_name, widths, jaccard)
+    tables = {"clusters": clusters.assign(colour=colours), "criterion": found.criterion}
     if len(stable):
         tables["stability"] = stable
     if field.known:
-        tables["agreement"] = cluster_points.agreement_table(field, labels, known, found.num, task, settings.seed)
+        others = compared(field, task.standardize)
+        tables["agreement"] = scan_clusters.agreement_table(labels, known, z.shape[1], field.known, others, how, settings.seed)
     for name, table in tables.items():
         write_csv(table, out / "tables" / f"{name}.csv")
         tracker.table(name, table)
-    assignments = cluster_points.assignments_table(field, shown, labels)
-    write_csv(assignments, out / f"cluster_assignments__{tag}.csv")
+    write_csv(field.assignments(shown, labels), out / f"cluster_assignments__{tag}.csv")
     paths = draw_clusters(field, labels, known, shown, shown_label, hue, chroma, tag, settings, out)
     report = {
-        **cluster_points.parameters(found, task),
+        **scan_clusters.parameters(found, how),
         "n_points": len(labels),
         "n_missing": int((~known).sum()),
         "counts": {str(number): int((labels[known] == number).sum()) for number in np.unique(labels[known])},
@@ -76,7 +74,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
             "blocks": len(np.unique(field.groups[known])),
         },
         "agreement": tables["agreement"].to_dict("records") if "agreement" in tables else [],
-        "features": cluster_points.feature_names(field),
+        "features": field.names,
         "standardize": task.standardize,
         "latent": shown_label,
         "dims": field.dims,
@@ -105,9 +103,8 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
 
     task: ClusterKikuchiConfig = settings.task
     field = open_field(settings)
-    z, known = cluster_points.features(field.latents, field.quality if field.with_quality else None, task.standardize)
-    cluster_points.refuse_few(known, field)
-    tag = task.tag or cluster_points.default_tag(task, field, None)
+    z, known = scan_clusters.features(field.latents, field.clustered_quality, task.standardize)
+    tag = tag_of(task, field, None)
     tables = ["clusters", "criterion"] + ["stability"] * (task.num_refits > 0) + ["agreement"] * bool(field.known)
     drawn = ["stability"] * (task.num_refits > 0)
     drawn += ["criterion"] * (task.method == "gmm" and task.num_clusters is None and task.max_clusters > 1)
@@ -144,6 +141,71 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+# ------------------------------------------------------------------------------------------------ settings and tables
+
+
+def options(task: ClusterKikuchiConfig) -> dict[str, Any]:
+    """Return method and settings as ``clustering.cluster`` takes them."""
+    if task.method == "gmm":
+        how = {"num_clusters": task.num_clusters, "max_clusters": task.max_clusters, "criterion": task.criterion}
+    elif task.method == "kmeans":
+        how = {"num_clusters": task.num_clusters or KMEANS_CLUSTERS}
+    elif task.method == "dbscan":
+        how = {"eps": task.eps, "min_samples": task.min_samples or DBSCAN_SAMPLES}
+    else:
+        how = {"min_cluster_size": task.min_cluster_size, "min_samples": task.min_samples or task.min_cluster_size}
+    return {"method": task.method, **how}
+
+
+def tag_of(task: ClusterKikuchiConfig, field: Field, found: Clustering | None) -> str:
+    """Return what tells runs apart in files' names: features, method, parameters, region; ``*`` for what is not known yet."""
+    if task.tag is not None:
+        return figures.file_word(task.tag)
+    parts = []
+    if field.total > 1:
+        few = len(field.dims) <= 6
+        named = "-".join(map(str, field.dims)) if few else f"{field.dims[0]}to{field.dims[-1]}of{len(field.dims)}"
+        parts.append(f"d{named}" if task.dims is not None else "all")
+    if field.with_quality != (len(field.dims) == 1):
+        parts.append("bc" if field.with_quality else "nobc")
+    if task.method in ("gmm", "kmeans"):
+        k = task.num_clusters or (KMEANS_CLUSTERS if task.method == "kmeans" else found.num if found else "*")
+        parts.append(f"{task.method}_k{k}")
+    elif task.method == "dbscan":
+        eps = task.eps or (found.criterion["eps"].iloc[0] if found else None)
+        parts.append(f"dbscan_eps{'*' if eps is None else f'{eps:.3g}'}_m{task.min_samples or DBSCAN_SAMPLES}")
+    else:
+        parts.append(f"hdbscan_mcs{task.min_cluster_size}" + (f"_m{task.min_samples}" if task.min_samples else ""))
+    if not task.standardize:
+        parts.append("unscaled")
+    parts += [f"{axis}_{limits[0]}_{limits[1]}" for axis, limits in (("x", task.roi_xrange), ("y", task.roi_yrange)) if limits]
+    return "_".join(parts)
+
+
+def shown_latent(field: Field, known: np.ndarray, standardize: bool) -> tuple[np.ndarray, str]:
+    """Return the latent (n,) that figure and table show, and its label: the only one, or the first principal component of all."""
+    if len(field.dims) == 1:
+        return field.latents[:, 0], f"latent {field.dims[0]} (no unit)"
+    shown, share = scan_clusters.first_component(field.latents, known, standardize)
+    kind = "standardised " if standardize else ""
+    return shown, f"PC1 of {len(field.dims)} {kind}latents ({share:.0%} of their variance)"
+
+
+def borders(field: Field, labels: np.ndarray, num: int) -> np.ndarray:
+    """Return how many pairs of neighbours lie in each pair of clusters (num, num), over all scans."""
+    return sum(
+        scan_maps.shared_borders(labels[scan.rows], scan_maps.neighbour_pairs(scan.x, scan.y, 4), num) for scan in field.scans
+    )
+
+
+def compared(field: Field, standardize: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return what is clustered for comparison: each baseline, with band contrast where the latents have it, and that alone."""
+    others = {name: scan_clusters.features(x, field.clustered_quality, standardize) for name, x in field.baselines.items()}
+    if field.quality is not None:
+        others[field.quality_name] = scan_clusters.features(field.quality[:, None], None, standardize)
+    return others
+
+
 # ----------------------------------------------------------------------------------------------------------- figures
 
 
@@ -151,6 +213,18 @@ def map_paths(field: Field, tag: str, out: Path) -> list[Path]:
     """Return where the figure of each scan goes; one scan needs no name of its own."""
     tails = [f"__{figures.file_word(scan.name)}" for scan in field.scans] if len(field.scans) > 1 else [""]
     return [out / f"cluster_latent_bc__{tag}{tail}.png" for tail in tails]
+
+
+def second_axis(field: Field, shown: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return what the scatter shows over the latent: the quality; where there is none, the share of points below."""
+    if field.quality is not None:
+        return field.quality, spoken(field.quality_name)
+    return 100 * pd.Series(shown).rank(pct=True).to_numpy(), "share of the points with a lower latent (%)"
+
+
+def spoken(column: str) -> str:
+    """Return a column's name as a label."""
+    return column.replace("bandcontrast", "band contrast").replace("_", " ")
 
 
 def draw_clusters(
@@ -167,10 +241,10 @@ def draw_clusters(
 ) -> list[Path]:
     """Draw map and scatter of each scan, in the same colours throughout."""
     task: ClusterKikuchiConfig = settings.task
-    other, other_label = cluster_points.second_axis(field, shown)
+    other, other_label = second_axis(field, shown)
     dims = f"latent {field.dims[0]}" if len(field.dims) == 1 else f"latents {', '.join(map(str, field.dims))}"
     what = dims if len(field.dims) <= 6 else f"{len(field.dims)} latents"
-    what = f"{task.method} on {what}" + (f" and {cluster_points.spoken(field.quality_name)}" if field.with_quality else "")
+    what = f"{task.method} on {what}" + (f" and {spoken(field.quality_name)}" if field.with_quality else "")
     paths = map_paths(field, tag, out)
     for scan, step_um, path in zip(field.scans, field.steps_um, paths, strict=True):
         here = scan.rows
@@ -199,7 +273,7 @@ def numbers(
         "noise_share": noise,
         "silhouette": width,
     }
-    for kind, name in ((cluster_points.SEEDS, "ari_seeds_median"), (cluster_points.BLOCKS, "ari_blocks_median")):
+    for kind, name in ((scan_clusters.SEEDS, "ari_seeds_median"), (scan_clusters.BLOCKS, "ari_blocks_median")):
         ari = stable.loc[stable["kind"] == kind, "ari"].dropna()
         if len(ari):
             result[name] = float(ari.median())

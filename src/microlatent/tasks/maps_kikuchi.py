@@ -1,9 +1,10 @@
 """Draw latents over the scan, say how they vary, and show what the model makes of patterns.
 
 Reads the latents table of ``task=process`` and, where ``run`` is set, its model. Writes a map of every dimension into
-``latent_maps_.../``; ``tables/dims.csv`` (variance, divergence, Moran's I, correlations) and ``tables/points.csv`` with the
-kernel latent spread and the reconstruction error of every point, both also as NPY maps; and ``figures/``: contact sheets of the
-latents and of the baselines beside them, both maps, patterns beside their reconstruction, traversals.
+``latent_maps_.../``; ``tables/dims.csv`` (variance, divergence, Moran's I, correlations over the whole scan) and
+``tables/points.csv`` with the kernel latent spread and the reconstruction error of every point of the region, both also as NPY
+maps of the scan, NaN outside the region; and ``figures/``: contact sheets of the latents and of the baselines beside them, both
+maps, patterns beside their reconstruction, traversals.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import pandas as pd
 
 from microlatent import figures
 from microlatent.analysis import scan_maps
-from microlatent.data.latents import Latents
-from microlatent.data.scan_points import open_points
-from microlatent.data.scans import ScanMap
+from microlatent.data.latents import BASELINE, Latents
+from microlatent.data.scans import ScanMap, open_points
 from microlatent.drawing import scan_maps as drawing
 from microlatent.drawing.scan_maps import Window
 from microlatent.files import atomic, write_csv
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from microlatent.run import Rehearsal
 
 log = logging.getLogger(__name__)
-BASELINE = "baseline_"
 
 
 class Opened(NamedTuple):
@@ -67,11 +66,10 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     for window in windows:
         shown[window.scan.rows] = window.scan.inside(task.roi_xrange, task.roi_yrange)
     points = latents.obs[["scan", "x", "y"]].reset_index(drop=True)
-    points["kernel_spread"] = kernel_spread(opened, train, variance, task.neighbours)
+    points["kernel_spread"] = np.where(shown, kernel_spread(opened, train, variance, task.neighbours), np.nan)
     if pictures is not None:
-        error = reconstruction_error(latents, pictures, np.flatnonzero(shown), task.batch_size)
-        points["reconstruction_error"] = error
-    write_csv(points.iloc[opened.rows], out / "tables" / "points.csv")
+        points["reconstruction_error"] = reconstruction_error(latents, pictures, np.flatnonzero(shown), task.batch_size)
+    write_csv(points[shown], out / "tables" / "points.csv")
 
     draw_latents(opened, variance, settings, out)
     paths = draw_contacts(opened, variance, settings, out / "figures")
@@ -79,9 +77,8 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         if name in points:
             paths += draw_measured(points[name].to_numpy(), name, label, title, opened, settings, out)
     if pictures is not None:
-        paths += draw_patterns(
-            latents, pictures, windows, np.where(shown, error, np.nan), train, variance, settings, out / "figures"
-        )
+        error = points["reconstruction_error"].to_numpy()
+        paths += draw_patterns(latents, pictures, windows, error, train, variance, settings, out / "figures")
     for path in paths:
         tracker.image(path.stem, path)
     return numbers(table, points[shown], latents)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,14 +16,20 @@ from microlatent.drawing.scan_maps import Window
 from microlatent.progress import track
 from microlatent.schemas import MapsKikuchiConfig, Settings
 
+if TYPE_CHECKING:
+    from microlatent.data.normalise import Normaliser
+    from microlatent.experiment import Trained
+
+log = logging.getLogger(__name__)
 STEPS = np.linspace(-3, 3, 7)  # of a traversal, standard deviations
 
 
 class Pictures(NamedTuple):
-    """A model and the patterns it was made for."""
+    """The model that made the latents, and the patterns it made them of."""
 
-    trained: Any  # experiment.Trained
+    trained: Trained
     patches: Patches
+    normaliser: Normaliser  # of the model's input as the latents were made
 
     @property
     def unit(self) -> str:
@@ -33,11 +41,11 @@ class Pictures(NamedTuple):
             "zero_one": "0 to 1 in each pattern",
             "none": "counts",
         }
-        return words.get(self.trained.normaliser.mode, "normalised units")
+        return words.get(self.normaliser.mode, "normalised units")
 
 
 def load_decoder(settings: Settings, latents: Latents) -> Pictures:
-    """Load the model of the run and the patterns behind the table.
+    """Load the model of the run and the patterns behind the table; without ``task.checkpoint``, as the table was made.
 
     Raises
     ------
@@ -46,9 +54,11 @@ def load_decoder(settings: Settings, latents: Latents) -> Pictures:
     """
     import torch
 
+    from microlatent.data.normalise import Normaliser
     from microlatent.experiment import load_model
 
-    trained = load_model(Path(settings.run), settings.task.checkpoint, torch.device("cpu"))
+    which = settings.task.checkpoint or its_checkpoint(latents, Path(settings.run))
+    trained = load_model(Path(settings.run), which, torch.device("cpu"))
     if not hasattr(trained.model, "decode"):
         raise ValueError(
             f"The model of {settings.run} has no decoder for its latents, so it makes no patterns. Give "
@@ -60,14 +70,40 @@ def load_decoder(settings: Settings, latents: Latents) -> Pictures:
             f"{latents.path} has {latents.x.shape[1]} latent dimensions, but the model of {settings.run} has {width}. Give the "
             "run that the latents were made with, or task.latents without run."
         )
-    return Pictures(trained, Patches(latents, list(latents.stores(settings.data.store)), trained.channels))
+    made, now = latents.birth, trained.birth
+    if not made:
+        log.warning(f"{latents.path} does not say which model made it. If that is not {now['checkpoint']}, errors mean nothing.")
+    elif identity(made) != identity(now):
+        raise ValueError(
+            f"{latents.path} was made with {made['checkpoint']} (epoch {made['epoch']}, of a run begun {made['time']}), but "
+            f"{now['checkpoint']} is another model (epoch {now['epoch']}, begun {now['time']}). Give the run and the "
+            "task.checkpoint that the latents were made with, or task.latents without run. If training went on since, run "
+            "task=process again."
+        )
+    patches = Patches(latents, list(latents.stores(settings.data.store)), trained.channels)
+    return Pictures(trained, patches, Normaliser(**latents.normaliser) if made else trained.normaliser)
+
+
+def its_checkpoint(latents: Latents, run: Path) -> str:
+    """Return the checkpoint that made the latents: that of its name in the run, which may have been moved, else where it was."""
+    if not latents.birth:
+        return "best"
+    path = Path(latents.birth["checkpoint"])
+    own = run / "checkpoints" / path.name
+    return str(own if own.is_file() else path)
+
+
+def identity(birth: dict[str, Any]) -> str:
+    """Return what tells a checkpoint from others wherever it lies: its run's beginning and settings, and the epoch."""
+    kept = {key: birth[key] for key in ("time", "config", "epoch")}
+    return json.dumps(json.loads(json.dumps(kept, default=str)), sort_keys=True)  # as a file of latents gives it back
 
 
 def normalised(pictures: Pictures, rows: np.ndarray) -> Any:
     """Return the patterns (n, 1, Y, X) of some rows of the table as the model sees them."""
     import torch
 
-    return pictures.trained.normaliser.apply(torch.from_numpy(pictures.patches.read(rows)))
+    return pictures.normaliser.apply(torch.from_numpy(pictures.patches.read(rows)))
 
 
 def reconstruction_error(latents: Latents, pictures: Pictures, rows: np.ndarray, batch_size: int) -> np.ndarray:
