@@ -50,14 +50,16 @@ def test_points_of_the_gap_are_in_no_part_and_all_points_stay_to_be_encoded(fold
     assert len(used) < len(source.rows["all"]) == len(source) == 420
 
 
-@pytest.mark.parametrize("kind", ["run", "csv", "csv with scan", "npy"])
+@pytest.mark.parametrize("kind", ["run", "csv", "csv with scan", "valid pixels", "npy"])
 def test_a_keep_list_leaves_the_named_points_alone(folder, tmp_path, kind):
     table = Store.open(folder / "stores" / "demo.h5").table
     kept = table.loc[table["x"] < 9, ["x", "y"]]
     kept.to_csv(tmp_path / "kept_coords.csv", index=False)
     kept.assign(scan="demo").to_csv(tmp_path / "named.csv", index=False)
+    table[["scan", "x", "y"]].assign(valid=table["x"] < 9).to_csv(tmp_path / "valid_pixels.csv", index=False)
     np.save(tmp_path / "kept.npy", kept.to_numpy())
     keep = {"run": tmp_path, "csv": tmp_path / "kept_coords.csv", "csv with scan": tmp_path / "named.csv"}
+    keep["valid pixels"] = tmp_path / "valid_pixels.csv"
     source = opened(folder, keep=str(keep.get(kind, tmp_path / "kept.npy")))
     assert set(source.table["x"].iloc[source.rows["all"]]) == set(range(9))
     assert set(source.table["x"].iloc[source.rows["train"]]) <= set(range(9))
@@ -153,7 +155,7 @@ def test_full_field_files_hold_every_place_once_and_nan_where_nothing_was_encode
 
 @pytest.fixture(scope="module")
 def scan_file(tmp_path_factory):
-    """An H5OINA file of 12 x 10 patterns of two kinds, and a keep list of the lower ten rows."""
+    """Write an H5OINA file of 12 x 10 patterns of two kinds, its truth, and a keep list of the lower ten rows."""
     folder = tmp_path_factory.mktemp("raw")
     rng = np.random.default_rng(0)
     y, x = (axis.ravel() for axis in np.indices((12, 10)))

@@ -129,7 +129,7 @@ def kept_rows(table: pd.DataFrame, keep: str) -> np.ndarray:
     Parameters
     ----------
     keep
-        A run of ``task=bandcontrast``; or a CSV with x, y and, for several scans, scan; or an NPY (n, 2) of x, y.
+        A run of ``task=bandcontrast``; or a CSV with x, y and, for several scans, scan, and perhaps valid; or an NPY (n, 2).
 
     Raises
     ------
@@ -144,7 +144,9 @@ def kept_rows(table: pd.DataFrame, keep: str) -> np.ndarray:
             f"data.keep={keep}: there is no {path}. Make one with: python analyze.py task=bandcontrast data=kikuchi "
             "data.root=<scan>"
         )
-    kept = read_coordinates("data.keep", path, "scan")
+    kept = read_coordinates("data.keep", path, "scan", "valid")
+    if "valid" in kept:  # valid_pixels.csv lists all points
+        kept = kept[kept["valid"] == 1].copy()
     if "scan" not in kept:
         if table["scan"].nunique() > 1:
             raise ValueError(
