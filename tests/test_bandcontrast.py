@@ -260,3 +260,30 @@ def test_real_superalloy_is_read_filtered_and_drawn(look, data_folder):
     assert (points["value"].min(), points["value"].max()) == (30, 171)
     assert (valid.ravel() == (points["value"] >= 100)).all()
     assert "band contrast 30 to 171" in said
+
+
+def test_a_quality_that_was_read_is_not_called_computed(look, scan):
+    y, x = (axis.ravel() for axis in np.indices(SHAPE))
+    pd.DataFrame({"x": x, "y": y, "image_quality": np.arange(108)}).to_csv(scan[0].with_name("q.csv"), index=False)
+    folder, said = look(scan[0], [scan[0].with_name("q.csv")], quantity="image_quality", threshold="50")
+    assert pd.read_csv(folder / "kept_coords.csv")["image_quality"].tolist() == list(range(50, 108))
+    assert "computed" not in said
+
+
+def test_a_map_for_several_scans_must_name_them(look, scan):
+    path, _ = scan
+    write_h5oina(path.with_name("b.h5oina"), np.ones((6, 4, 4), np.uint8), (2, 3), step_um=(1, 1))
+    pd.DataFrame({"x": [0, 1], "y": [0, 0], "kam": [1.0, 2.0]}).to_csv(path.with_name("kam.csv"), index=False)
+    with pytest.raises(ValueError, match=r"kam.csv does not say of which scan its points are"):
+        look(path.parent, [path.with_name("kam.csv")], quantity="kam")
+
+
+def test_image_quality_needs_no_more_memory_for_a_wider_map(scan, tmp_path):
+    def said(quantity, columns):
+        patterns = (np.zeros((columns, 64, 64), np.uint8) for _ in range(2))
+        write_kikuchipy(tmp_path / "wide.h5", patterns, (2, columns), step_um=(1, 1))
+        data = KikuchiConfig(name="kikuchi", root=str(tmp_path / "wide.h5"))
+        return bandcontrast.rehearse(Settings(data=data, task=config(quantity=quantity)), tmp_path / "out").memory_mb
+
+    assert said("image_quality", 2000) < said("image_quality", 1000) + 5
+    assert said("neighbour_similarity", 2000) > said("neighbour_similarity", 1000) + 3 * 1000 * 64 * 64 * 4e-6

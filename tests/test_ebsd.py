@@ -241,3 +241,108 @@ def test_rectangular_region_of_bruker_is_read(tmp_path):
     scan = only(files.bruker(tmp_path, PATTERNS, keep))
     assert scan.map_shape == (2, 3)
     assert np.array_equal(scan.read(np.arange(6)), PATTERNS[keep])
+
+
+def rewrite(path, values, drop=()):
+    """Replace data sets of a file."""
+    with h5py.File(path, "r+") as file:
+        for name in (*values, *drop):
+            if name in file:
+                del file[name]
+        for name, value in values.items():
+            file[name] = value
+    return path
+
+
+def test_bruker_without_places_says_that_its_order_may_be_another(tmp_path, caplog):
+    path = rewrite(files.bruker(tmp_path, PATTERNS), {}, ["Scan 0/EBSD/SEM"])
+    assert only(path).map_shape == MAP_SHAPE
+    assert "does not say the places of its patterns" in caplog.text
+    assert "they are taken row by row" in caplog.text
+
+
+def test_flags_angles_and_backgrounds_may_be_wrapped_in_any_way(tmp_path):
+    path = files.oxford(tmp_path, PATTERNS, static_background=PATTERNS[0, 0])
+    header = "1/EBSD/Header"
+    for flag in (True, False):
+        rewrite(path, {f"{header}/Static Background Correction": flag, f"{header}/Processed Static Background": PATTERNS[0, :1]})
+        scan = only(rewrite(path, {f"{header}/Detector Orientation Euler": np.float32([1.5])}))
+        assert scan.background_corrected == flag
+        assert np.array_equal(scan.static_background, PATTERNS[0, 0])
+        assert "detector_tilt_deg" not in scan.metadata
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "not_indexed"),
+    [
+        (files.oxford, "1/EBSD/Data/Phase", 0),
+        (
+            lambda f, p: files.kikuchipy(f, p, columns={"phase": np.ones(20)}),
+            "Scan 1/EBSD/CrystalMap/crystal_map/data/phase_id",
+            -1,
+        ),
+        (files.edax, "Scan 1/EBSD/Data/Phase", 0),
+        (files.bruker, "Scan 0/EBSD/Data/Phase", 0),
+    ],
+)
+def test_a_phase_that_is_no_number_was_not_indexed(write, name, not_indexed, tmp_path):
+    phase = np.arange(20, dtype=np.float32)
+    phase[7] = np.nan
+    scan = only(rewrite(write(tmp_path, PATTERNS), {name: phase}))
+    assert sorted(scan.points["phase"]) == sorted([not_indexed, *np.delete(np.arange(20), 7)])
+
+
+def test_the_only_phase_of_edax_is_number_one_also_where_it_is_written_as_zero(tmp_path):
+    group = "Scan 1/EBSD"
+    one = {f"{group}/Data/Phase": np.zeros(20, np.int32), f"{group}/Header/Phase/1/MaterialName": "Nickel"}
+    path = rewrite(files.edax(tmp_path, PATTERNS), one)
+    assert set(only(path).points["phase"]) == set(only(path).phases) == {1}
+    rewrite(path, {f"{group}/Header/Phase/2/MaterialName": "Iron"})
+    assert set(only(path).points["phase"]) == {0}  # none of the two was found
+
+
+def test_lines_of_an_element_are_all_kept_and_an_empty_group_hides_none(tmp_path):
+    path = files.oxford(tmp_path, PATTERNS, elements={"Fe": np.arange(20)})
+    lines = {"Fe Ka1": np.arange(20.0), "Fe La1": np.arange(20.0)[::-1], "Al Ka1": np.ones(20)}
+    rewrite(path, {f"1/EDS/Data/Window Integral/{line}": values for line, values in lines.items()}, ["1/EDS/Data/Composition/Fe"])
+    scan = only(path)
+    assert scan.elements == dict.fromkeys(("element_Al", "element_Fe", "element_Fe_La1"), "cps")
+    assert np.array_equal(scan.points["element_Fe_La1"], np.arange(20)[::-1])
+
+
+def test_what_is_measured_here_and_what_a_file_calls_so_have_two_names(tmp_path):
+    scan = only(files.kikuchipy(tmp_path, PATTERNS, columns={"image_quality": np.arange(20.0), "scores": np.ones(20)}))
+    assert "image_quality" not in scan.points
+    assert list(scan.points["file_image_quality"]) == list(range(20))
+
+
+@pytest.mark.parametrize(("written", "step"), [("0,25", 0.25), ("1,25", 1.25), ("0", None), ("0,0", None)])
+def test_nordif_may_write_decimal_commas_and_no_step(written, step, tmp_path):
+    files.nordif(tmp_path, PATTERNS)
+    path = tmp_path / "Setting.txt"
+    path.write_bytes(path.read_bytes().replace(b"0.25", written.encode()))
+    assert only(tmp_path).step_um == (step and (step, step))
+
+
+def test_nordif_does_not_hide_the_other_scans_of_its_folder(tmp_path):
+    files.kikuchipy(files.nordif(tmp_path, PATTERNS), PATTERNS)
+    assert {scan.format for scan in find_scans(tmp_path)} == {"NORDIF", "kikuchipy h5"}
+
+
+def test_this_folder_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(files.images(tmp_path, PATTERNS))
+    assert only(".").name == only("../" + tmp_path.name).name == tmp_path.name
+
+
+def test_up_of_version_one_takes_its_map_from_the_file_beside_it(tmp_path, caplog):
+    from tests.test_ebsd_maps import write_ang
+
+    path = files.up(tmp_path, PATTERNS, 1)
+    write_ang(tmp_path / "scan.ang", *MAP_SHAPE)
+    scan = only(path)
+    assert (scan.map_shape, scan.step_um) == (MAP_SHAPE, (0.5, 0.5))
+    assert np.array_equal(scan.read(np.arange(20)), flat(PATTERNS))
+    (tmp_path / "scan.ang").unlink()
+    files.edax(tmp_path, None, name="scan.oh5")
+    assert only(path).map_shape == MAP_SHAPE
+    assert "taken as one row" not in caplog.text

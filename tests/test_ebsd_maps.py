@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 
 from microlatent.data.ebsd import find_scans, join_maps, read_map
+from microlatent.data.ebsd.grid import steps
+from tests import ebsd_files as files
 
 
 def grid(rows=3, cols=4):
@@ -56,7 +58,7 @@ def test_ang_becomes_columns_and_rows(tmp_path):
 
 
 def test_hexagonal_or_short_maps_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"GRID is 'HexGrid', but only square grids \(SqrGrid\) are read"):
+    with pytest.raises(ValueError, match=r"GRID is 'HexGrid', but only square grids are read"):
         read_map(write_ang(tmp_path / "a.ang", kind="HexGrid"))
     path = write_ctf(tmp_path / "a.ctf")
     lines = path.read_text().splitlines()
@@ -152,7 +154,10 @@ def test_rows_of_text_are_dropped_with_a_count(tmp_path, caplog):
         ("x,y,bc\n0,0,1\n0.5,0,2\n", r"x is 0.5 in row 1 \(from 0\) and off the grid in 1 of 2 rows"),
         ("x,y,bc,Band Contrast\n0,0,1,1\n", r"more than one column \['bandcontrast'\]"),
         ("x,y,bc\nno,no,no\n", "no row of numbers below its headers"),
-        ("x,y,bc\n0,0,1,5,6,7\n1,1\n0,0,1,5,6,7,8,9\n", "repeat the coordinates|no table with one line of headers"),
+        (
+            "x,y,bc\n0,0,1,5,6,7\n1,1\n0,0,1,5,6,7,8,9\n",
+            r"2 of 3 rows have more fields than headers \(x, y, bc\), the first is line 2. A decimal comma",
+        ),
     ],
 )
 def test_other_csv_files_are_refused(text, message, tmp_path):
@@ -179,7 +184,7 @@ def test_maps_that_do_not_belong_are_refused(tmp_path):
     assert join_maps(points, [str(path)]).equals(points)  # the same once more does no harm
     points.assign(bandcontrast=np.arange(12) + (points["x"] == 2)).to_csv(path, index=False)
     with pytest.raises(
-        ValueError, match=r"has a column bandcontrast, which .* have already, and 3 of 12 values differ \(the first: 2 "
+        ValueError, match=r"gives a column bandcontrast, which .* have already, and 3 of 12 values differ \(the first: 2 "
     ):
         join_maps(points, [str(path)])
     points.assign(x=points["x"] + 100).to_csv(path, index=False)
@@ -200,9 +205,99 @@ def test_a_csv_of_several_scans_gives_each_its_own(tmp_path):
 
 
 def test_a_map_is_a_scan_only_where_no_file_has_patterns(tmp_path):
-    from tests.ebsd_files import oxford, some_patterns
-
     write_ctf(tmp_path / "a.ctf")
     assert [scan.format for scan in find_scans(tmp_path)] == ["HKL ctf"]
-    oxford(tmp_path, some_patterns())
+    files.oxford(tmp_path, files.some_patterns())
     assert [scan.format for scan in find_scans(tmp_path)] == ["Oxford H5OINA 7.0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x,y,bandcontrast,Fe\n0,0,50,9,\n1,0,61,8,\n", {"bandcontrast": [50, 61], "element_Fe": [9, 8]}),
+        ("x;y;bc;\n0;0;50,5;\n1;0;60;\n", {"bandcontrast": [50.5, 60]}),
+        (",x,y,bc\n17,0,0,50\n18,1,0,60\n", {"bandcontrast": [50, 60]}),  # pandas wrote its index
+        ("sep=;\nx;y;bc\n0;0;50\n1;0;60\n", {"bandcontrast": [50, 60]}),
+        ("# of today\n\nx,y,bc\n0,0,50\n1,0,60\n", {"bandcontrast": [50, 60]}),
+        ('"x","y","note, long, and more","bc"\n0,0,"a, b",50\n1,0,"c",60\n', {"bandcontrast": [50, 60]}),
+        ("No,x,y,N,Fe Wt%,O (at%)\n1,0,0,3,4,5\n2,1,0,3,4,5\n", {"no": [1, 2], "element_N": [3, 3], "element_Fe": [4, 4]}),
+        ("x,y,Fe Ka1,Fe L\n0,0,5,3\n1,0,6,4\n", {"element_Fe": [5, 6], "element_Fe_L": [3, 4]}),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_csv_columns_stay_under_their_headers(text, expected, encoding, tmp_path):
+    (tmp_path / "a.csv").write_text(text, encoding=encoding)
+    table = read_map(tmp_path / "a.csv")
+    assert table["x"].tolist() == [0, 1]
+    for name, values in expected.items():
+        assert table[name].tolist() == values
+
+
+def test_a_map_of_lengths_is_not_joined_and_one_of_every_second_point_is(tmp_path, caplog):
+    (grid() * 2).assign(kam=1.0).to_csv(tmp_path / "a.csv", index=False)
+    assert join_maps(grid(5, 7), [str(tmp_path / "a.csv")])["kam"].notna().sum() == 12
+    with pytest.raises(ValueError, match="x goes in steps of 2 and y in steps of 2, up to x 6 and y 4, beyond"):
+        join_maps(grid(), [str(tmp_path / "a.csv")])
+
+
+def test_a_map_must_say_of_which_of_several_scans_it_is(tmp_path):
+    grid().assign(Fe=1).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(ValueError, match=r"a.csv does not say of which scan its points are, but there are several. Add a"):
+        join_maps(grid(), [str(tmp_path / "a.csv")], "b", of_several=True)
+    grid().assign(Fe=1, scan="b").to_csv(tmp_path / "a.csv", index=False)
+    assert join_maps(grid(), [str(tmp_path / "a.csv")], "b", of_several=True)["element_Fe"].eq(1).all()
+
+
+@pytest.mark.parametrize("stated", ["true", 0.0263, 0.026, None])
+@pytest.mark.parametrize("decimals", [2, 4])
+@pytest.mark.parametrize("columns", [40, 495])
+def test_a_rounded_step_does_not_add_up_over_the_map(stated, decimals, columns):
+    true = 0.02634
+    number, step = steps("a", "X", np.tile(np.arange(columns) * true, 2).round(decimals), true if stated == "true" else stated)
+    assert np.array_equal(number, np.tile(np.arange(columns), 2))
+    assert step == pytest.approx(true, rel=0.015)
+
+
+def test_a_map_that_begins_elsewhere_is_column_zero_and_says_so(tmp_path, caplog):
+    path = write_ctf(tmp_path / "a.ctf")
+    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    begin = next(row for row, line in enumerate(lines) if line[0] == "Phase") + 1
+    for line in lines[begin:]:
+        line[1] = str(float(line[1]) + 3)
+    path.write_text("\n".join("\t".join(line) for line in lines))
+    assert read_map(path)["x"].max() == 3
+    assert "X begins at 3 um, which is taken as column or row 0" in caplog.text
+    assert "Y begins" not in caplog.text
+
+
+def test_what_is_no_number_in_a_ctf_is_not_indexed_or_unknown(tmp_path):
+    path = write_ctf(tmp_path / "a.ctf")
+    lines = path.read_text().splitlines()
+    lines[-1] = lines[-1].replace("1\t", "nan\t", 1).rsplit("\t", 2)[0] + "\tNaN\t3"
+    path.write_text("\n".join(lines))
+    table = read_map(path)
+    assert table["phase"].tolist() == [1] * 11 + [0]
+    assert np.array_equal(np.isnan(table["bandcontrast"]), np.arange(12) == 11)
+
+
+def test_ang_may_write_decimal_commas_and_its_only_phase_as_zero(tmp_path):
+    path = write_ang(tmp_path / "a.ang")
+    text = path.read_text()
+    path.write_text(text.replace(".", ",").replace("  0,9  1  ", "  0,9  0  "))
+    (scan,) = find_scans(path)
+    assert scan.step_um == (0.5, 0.5)
+    assert np.allclose(scan.points["iq"], 10 * scan.points["y"] + scan.points["x"] + 0.5)
+    assert set(scan.points["phase"]) == set(scan.phases) == {1}
+
+
+def test_windows_of_one_element_and_decimal_commas_of_a_crc_are_read(tmp_path):
+    record = np.zeros(4, [("phase", "u1"), ("k", "<f4"), ("l", "<f4")])
+    record["k"], record["l"] = 1, 2
+    record.tofile(tmp_path / "a.crc")
+    (tmp_path / "a.cpr").write_text(
+        "[Job]\nxCells=2\nyCells=2\nGridDistX=0,5\nGridDistY=0,25\nkV=\n[Fields]\nCount=2\nField1=101\nField2=102\n"
+        "[EDX Windows]\nWindow1=Fe K\nWindow2=Fe L\n"
+    )
+    (scan,) = find_scans(tmp_path / "a.cpr")
+    assert scan.step_um == (0.25, 0.5)
+    assert scan.points[["element_Fe", "element_Fe_L"]].drop_duplicates().values.tolist() == [[1, 2]]

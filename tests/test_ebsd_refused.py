@@ -158,3 +158,43 @@ def test_a_refused_file_does_not_hide_the_scan_that_was_chosen(tmp_path):
     (tmp_path / "hex.up1").rename(tmp_path / "other.txt")
     files.up(tmp_path, PATTERNS)
     assert [scan.name for scan in find_scans(tmp_path)] == ["scan_h5oina", "scan_up1"]  # two files of one name
+
+
+def test_places_of_another_number_than_patterns_are_refused(tmp_path):
+    path = files.bruker(tmp_path, PATTERNS)
+    with h5py.File(path, "r+") as file:
+        for name in ("IX", "IY"):
+            values = file[f"Scan 0/EBSD/SEM/{name}"][:-3]
+            del file[f"Scan 0/EBSD/SEM/{name}"]
+            file[f"Scan 0/EBSD/SEM/{name}"] = values
+    refused(path, "/Scan 0/EBSD/SEM/IY has 17", "but there are 20 patterns", "not known which is of which point")
+
+
+def test_coordinates_that_are_lengths_are_refused_with_their_step(tmp_path):
+    coords = np.argwhere(np.ones(MAP_SHAPE))[:, ::-1]
+    path = files.table(tmp_path, PATTERNS, coords=coords * [5, 7])
+    refused(path, "x goes in steps of 5 and y in steps of 7", "a map of 22 x 21 would be empty", "divide them by the steps")
+    path = files.table(tmp_path, PATTERNS, coords=coords * 26300)
+    refused(path, "x goes in steps of 26300")
+    coords[-1] = 30000, 20001
+    path = files.table(tmp_path, PATTERNS, coords=coords)
+    refused(path, "20 points with x up to 30000 and y up to 20001 would fill 3.3e-08 of a map", "divide lengths by the step")
+    path.unlink()
+    files.images(tmp_path, PATTERNS[:2, :3], "x_{x}0_y_{y}0.png")
+    refused(tmp_path, "x goes in steps of 10 and y in steps of 10")
+
+
+def test_few_points_of_a_map_are_no_lengths(tmp_path):
+    coords = np.random.default_rng(0).permutation(400)[:20]
+    path = files.table(tmp_path, PATTERNS, coords=np.stack([coords, coords % 90], -1))
+    assert len(find_scans(path)[0].points) == 20
+    (tmp_path / "two").mkdir()
+    files.images(tmp_path / "two", PATTERNS[:1, :2], "x_{x}0_y_3.png")
+    assert find_scans(tmp_path / "two")[0].map_shape == (4, 11)
+
+
+def test_a_map_of_another_size_beside_up_of_version_one_is_refused(tmp_path):
+    from tests.test_ebsd_maps import write_ang
+
+    write_ang(tmp_path / "scan.ang", 3, 4)
+    refused(files.up(tmp_path, PATTERNS, 1), "has 20 patterns, but scan.ang, which would say their map, 3 x 4 points")

@@ -1,10 +1,13 @@
 """analysis/patterns.py and data/kikuchi_patterns.py: the same as scipy and as naive loops, whatever the blocks."""
 
 import gc
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,8 +15,11 @@ import torch
 from scipy import ndimage
 
 from microlatent.analysis import patterns
+from microlatent.data.ebsd import find_scans
 from microlatent.data.kikuchi_patterns import Preprocessing
 from microlatent.schemas import AssembleKikuchiConfig
+from microlatent.tasks.assemble_kikuchi import with_truth
+from tests import ebsd_files
 
 
 @dataclass
@@ -335,6 +341,62 @@ def test_maps_without_patterns_are_refused():
     scan.pattern_shape = None
     with pytest.raises(ValueError, match=r"is a map without patterns. Name a file with patterns in data.root"):
         Preprocessing(scan, config())
+
+
+def test_image_qualities_alone_are_those_of_the_blocks(monkeypatch):
+    monkeypatch.setattr("microlatent.data.kikuchi_patterns.CHUNK_BYTES", 7 * 4 * 20 * 24)
+    pixels, background = drawn()
+    pixels[2, 3] = 9  # a bad one
+    scan = FakeScan(pixels, kept=holed((5, 6)), static_background=background)
+    steps = Preprocessing(scan, config())
+    positions, quality = (np.concatenate(parts) for parts in zip(*steps.image_qualities(), strict=True))
+    assert np.array_equal(positions, np.arange(len(scan.points)))
+    assert np.array_equal(quality, whole(scan)[1]["image_quality"], equal_nan=True)
+    assert max(scan.reads) == 7
+    assert len(list(steps.image_qualities())) == steps.num_pieces
+
+
+def test_every_scan_of_a_file_has_its_own_truth(tmp_path):
+    path = ebsd_files.kikuchipy(tmp_path, ebsd_files.some_patterns())
+    with h5py.File(path, "r+") as file:
+        file.copy("Scan 1", "Scan 2")
+    y, x = (axis.ravel() for axis in np.indices(ebsd_files.MAP_SHAPE))
+    truth = pd.concat([pd.DataFrame({"x": x, "y": y}).assign(scan=f"scan_{number}", true_grain=number) for number in (1, 2)])
+    truth.to_csv(tmp_path / "scan.truth.csv", index=False)
+    for number, scan in enumerate(find_scans(path), 1):
+        assert set(with_truth(scan)[0]["true_grain"]) == {str(number)}
+    truth.query("scan == 'scan_1'").drop(columns="scan").to_csv(tmp_path / "scan_1.truth.csv", index=False)
+    first, second = find_scans(path)
+    assert with_truth(first)[1] == str(tmp_path / "scan_1.truth.csv")
+    truth.drop(columns="scan").to_csv(tmp_path / "scan.truth.csv", index=False)
+    with pytest.raises(ValueError, match=r"does not say whether it is of the scan scan_2. Name it scan_2.truth.csv"):
+        with_truth(second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("neighbours", [True, False])
+@pytest.mark.parametrize(("shape", "keys"), [((3, 600, 160, 160), {}), ((3, 600, 160, 160), {"bin": 4}), ((20, 40, 60, 60), {})])
+def test_memory_is_at_most_twice_what_was_said_and_at_least_half(shape, keys, neighbours):
+    measure = f"""
+import resource
+import numpy as np
+import torch
+from tests.test_patterns import FakeScan, config
+from microlatent.data.kikuchi_patterns import Preprocessing
+
+class Endless(FakeScan):
+    def read(self, rows):
+        return np.random.default_rng(0).integers(0, 255, (len(rows), *self.pattern_shape), np.uint8)
+
+torch.set_num_threads(1)
+steps = Preprocessing(Endless(np.broadcast_to(np.uint8(0), {shape})), config(**{keys}))
+for _ in steps.blocks() if {neighbours} else steps.image_qualities():
+    pass
+print(steps.memory_mb({neighbours}), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+"""
+    done = subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True)
+    said, needed = map(float, done.stdout.split())
+    assert 0.5 < said / needed < 2
 
 
 @pytest.mark.slow

@@ -119,7 +119,8 @@ def with_maps(table: pd.DataFrame, config: KikuchiConfig) -> pd.DataFrame:
     """Add the columns of the files in ``data.maps`` to a table of points, by scan, x and y."""
     if not config.maps:
         return table
-    parts = [join_maps(part, config.maps, str(scan)) for scan, part in table.groupby("scan", sort=False, observed=True)]
+    scans = table.groupby("scan", sort=False, observed=True)
+    parts = [join_maps(part, config.maps, str(scan), of_several=len(scans) > 1) for scan, part in scans]
     return pd.concat(parts).loc[table.index]
 
 

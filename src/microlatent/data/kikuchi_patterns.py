@@ -1,4 +1,4 @@
-"""The patterns of a scan, made ready block by block: however many rows the map has, memory holds about four of them.
+"""The patterns of a scan, made ready block by block: however many rows the map has, memory holds about three of them.
 
 The steps, in this order: crop, static background, dynamic background, bin, average with neighbours, circular mask. What each of
 them hides stands in ``analysis/patterns.py``. Image quality is that of the pattern after its backgrounds are gone, and the
@@ -135,6 +135,33 @@ class Preprocessing:
             "mask": task.mask,
         }
 
+    def memory_mb(self, neighbours: bool = True) -> float:
+        """Return about how much ``blocks`` needs at its peak, with the interpreter; without neighbours, ``image_qualities``."""
+        num, (rows, columns) = len(self.scan.points), self.scan.map_shape
+        pattern_mb = 4e-6 * self.shape_px[0] * self.shape_px[1]
+        raw_mb = 4e-6 * (self.crop[1] - self.crop[0]) * (self.crop[3] - self.crop[2])
+        needed = 320 + 3e-6 * self.scan.points.memory_usage().sum() + 8 * min(self._chunk, num) * raw_mb
+        if not neighbours:
+            return needed
+        height = min(rows, max(1, self._chunk // columns))
+        seen = min(columns, max(1, self._chunk // height) + 2)
+        handed_out = min(num, 2048, max(1, BLOCK_BYTES // int(1e6 * pattern_mb)))
+        # Three bands, five copies of what is compared at a time, four of what is handed out.
+        return needed + pattern_mb * (3 * height * columns + 5 * (height + 2) * seen + 4 * handed_out)
+
+    @property
+    def num_pieces(self) -> int:
+        """Return how often ``image_qualities`` yields."""
+        return -(-len(self.scan.points) // self._chunk)
+
+    def image_qualities(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield positions in ``scan.points`` and image quality (n,), as ``blocks`` does, of some patterns after another.
+
+        Needs no neighbours, so that memory does not grow with the width of the map.
+        """
+        for positions in self._pieces():
+            yield positions, self._corrected(positions).image_quality.numpy()
+
     def blocks(self, max_points: int = 2048) -> Iterator[tuple[np.ndarray, np.ndarray, pd.DataFrame]]:
         """Yield all points in their order, at most ``max_points`` at a time, and fewer of large patterns.
 
@@ -203,8 +230,7 @@ class Preprocessing:
         width = self.scan.map_shape[1]
         if not (np.diff(rows * width + columns) > 0).all():
             raise ValueError(f"The points of {self.scan.path} are not in the order of their rows, then columns.")
-        # Patterns are read and corrected in pieces that depend on nothing but their size, so that results do not either.
-        pieces = (np.arange(first, min(first + self._chunk, len(rows))) for first in range(0, len(rows), self._chunk))
+        pieces = self._pieces()
         held, number, height = self._corrected(next(pieces)), 0, max(1, self._chunk // width)
         for top in range(rows[0], rows[-1] + 1, height):
             shape = min(height, rows[-1] + 1 - top), width
@@ -220,6 +246,11 @@ class Preprocessing:
                 quality.append(held.image_quality[:num])
                 held, number = Corrected(*(part[num:] for part in held)), number + num
             yield Band(x, present, positions, places, np.concatenate([np.zeros(0, np.float32), *quality]))
+
+    def _pieces(self) -> Iterator[np.ndarray]:
+        """Yield the positions that are read and corrected at a time: they depend on nothing but the size of patterns."""
+        num = len(self.scan.points)
+        return (np.arange(first, min(first + self._chunk, num)) for first in range(0, num, self._chunk))
 
     def _corrected(self, positions: np.ndarray) -> Corrected:
         """Read some patterns, and take their backgrounds out."""

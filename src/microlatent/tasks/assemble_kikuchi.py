@@ -17,7 +17,7 @@ import xxhash
 
 from microlatent import provenance
 from microlatent.config import plain
-from microlatent.data.ebsd import find_scans, join_maps
+from microlatent.data.ebsd import find_scans
 from microlatent.data.ebsd.scan import Scan
 from microlatent.data.folders import (
     mark_unfinished,
@@ -36,6 +36,7 @@ from microlatent.run import Rehearsal
 from microlatent.schemas import Settings
 
 logger = logging.getLogger(__name__)
+NAMED = ("true_grain", "true_phase")  # columns of truth that are names and no amounts, whatever they look like
 BLOCK = 2048  # patterns that are measured and written at a time
 
 
@@ -151,12 +152,36 @@ def stored_dtype(scan: Scan, preprocessing: Preprocessing) -> np.dtype:
 def with_truth(scan: Scan) -> tuple[pd.DataFrame, str | None]:
     """Return the identity of the scan's points, with the columns of ``<scan>.truth.csv`` where there is one, and that file."""
     points = scan.points.drop(columns=[name for name in ("key", "scan") if name in scan.points])
-    path = scan.path.with_name(f"{scan.path.stem}.truth.csv")
-    if path.is_file():
-        points = join_maps(points, [str(path)], None)
+    path = truth_file(scan)
+    if path is not None:
+        truth = pd.read_csv(path, index_col=False, dtype=dict.fromkeys((*NAMED, "scan"), str))
+        if "scan" in truth:
+            truth = truth[truth["scan"] == scan.name]
+        truth = truth[["x", "y", *(name for name in truth if name not in (*points, "scan"))]]
+        points = points.merge(truth, on=["x", "y"], how="left", validate="one_to_one")
+        named = [name for name in NAMED if name in points]
+        points[named] = points[named].fillna("")
     points.insert(0, "key", [f"{scan.name}/{x}_{y}" for x, y in points[["x", "y"]].to_numpy()])
     points.insert(1, "scan", scan.name)
-    return points, str(path) if path.is_file() else None
+    return points, None if path is None else str(path)
+
+
+def truth_file(scan: Scan) -> Path | None:
+    """Return the truth of a scan: ``<scan>.truth.csv``, else ``<file>.truth.csv``, of several scans with a column scan.
+
+    Raises
+    ------
+    ValueError
+        The latter does not say of which scan it is.
+    """
+    own, shared = (scan.path.with_name(f"{name}.truth.csv") for name in (scan.name, scan.path.stem))
+    if own.is_file() or not shared.is_file():
+        return own if own.is_file() else None
+    if "scan" not in pd.read_csv(shared, nrows=0) and scan.name != scan.path.stem:
+        raise ValueError(
+            f"{shared} does not say whether it is of the scan {scan.name}. Name it {own.name}, or add a column scan."
+        )
+    return shared
 
 
 def _say_left_out(left_out: list[str], scan: Scan, how: str, nothing_left: bool) -> None:
@@ -192,5 +217,5 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
             pattern_mb = np.prod(preprocessing.shape_px) * stored_dtype(scan, preprocessing).itemsize / 1e6
             said.disk_mb += 2 * len(scan.points) * pattern_mb  # the pixels stand twice until the store is renamed
             said.seconds = (said.seconds or 0.0) + len(scan.points) * np.prod(scan.pattern_shape) / 2e7
-            said.memory_mb = max(said.memory_mb, 300 + 6 * 3 * columns * np.prod(scan.pattern_shape) * 4 / 1e6)
+            said.memory_mb = max(said.memory_mb, preprocessing.memory_mb())
         return said

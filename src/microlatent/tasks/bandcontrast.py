@@ -22,7 +22,7 @@ import pandas as pd
 from microlatent import figures
 from microlatent.analysis.threshold import otsu
 from microlatent.data.ebsd import Scan, find_scans, join_maps
-from microlatent.data.ebsd.scan import QUALITIES
+from microlatent.data.ebsd.scan import COMPUTED, QUALITIES
 from microlatent.data.folders import raw_folder, rehearsing
 from microlatent.data.scans import ScanMap
 from microlatent.drawing import bandcontrast as drawing
@@ -32,11 +32,11 @@ from microlatent.files import atomic, write_csv
 from microlatent.schemas import AssembleKikuchiConfig, BandContrastConfig, Settings
 
 if TYPE_CHECKING:
+    from microlatent.data.kikuchi_patterns import Preprocessing
     from microlatent.run import Rehearsal
 
 log = logging.getLogger(__name__)
 
-COMPUTED = ("image_quality", "neighbour_similarity")  # from the patterns
 WORDS = {
     "bandcontrast": "band contrast",
     "iq": "IQ (EDAX)",
@@ -61,11 +61,20 @@ class Chosen(NamedTuple):
         x, y = (self.points[name].to_numpy(np.int64) for name in ("x", "y"))
         return ScanMap(self.scan.name, None, np.arange(len(x)), x, y, self.scan.map_shape)
 
+    @property
+    def is_computed(self) -> bool:
+        """Return whether the quantity is measured from the patterns, and not read."""
+        return self.quantity not in self.points
+
+    @property
+    def label(self) -> str:
+        """Return what the quantity is called in words and figures."""
+        known = self.quantity in WORDS and self.is_computed == (self.quantity in COMPUTED)
+        return WORDS[self.quantity] if known else figures.axis_label(self.quantity)
+
     def values(self) -> np.ndarray:
         """Return the quantity (n,) of every point, NaN where there is none."""
-        if self.quantity in self.points:
-            return self.points[self.quantity].to_numpy(float)
-        return computed(self.scan, self.quantity)
+        return computed(self.scan, self.quantity) if self.is_computed else self.points[self.quantity].to_numpy(float)
 
 
 class Decision(NamedTuple):
@@ -87,7 +96,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         decision = decide(one.place, values, settings.task)
         found.append((values, decision))
         rows.append(summary(one, values, decision))
-        log.info(in_words(rows[-1], settings.task))
+        log.info(in_words(rows[-1], one.label, settings.task))
         points = one.points[["x", "y"]].assign(value=values, valid=decision.kept)
         points.insert(0, "scan", one.scan.name)
         valid.append(points)
@@ -119,11 +128,12 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     arrays = [str(folder / name) for folder in folders for name in ("kept_coords.npy", "valid_pixels.npy")]
     images = [str(path) for one in chosen for path in paths(one, out / "figures").values()]
     num = sum(len(one.points) for one in chosen)
-    pixels = sum(len(one.points) * np.prod(one.scan.pattern_shape) for one in chosen if one.quantity not in one.points)
+    pixels = sum(len(one.points) * np.prod(one.scan.pattern_shape) for one in chosen if one.is_computed)
+    needed = [steps_of(one.scan).memory_mb(one.quantity != COMPUTED[0]) for one in chosen if one.is_computed]
     return Rehearsal(
         reads=[str(path) for one in chosen for path in one.scan.files] + list(settings.data.maps),
         writes=[str(out / name) for name in ("kept_coords.csv", "valid_pixels.csv", "tables/bandcontrast.csv")] + arrays + images,
-        memory_mb=300 + num * 4e-4 + (200 if pixels else 0),
+        memory_mb=max([300, *needed]) + num * 4e-4,
         disk_mb=num * 8e-5 + 0.1 * len(images),
         seconds=3 + 2 * len(chosen) + pixels / PIXELS_PER_S,
     )
@@ -131,9 +141,9 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
 
 def open_all(settings: Settings, root: Path) -> list[Chosen]:
     """Find the scans, join the maps to their points, and settle the quantity of each."""
-    chosen = []
-    for scan in find_scans(root, settings.data.patterns, settings.data.scans):
-        points = join_maps(scan.points, settings.data.maps, scan.name)
+    chosen, scans = [], find_scans(root, settings.data.patterns, settings.data.scans)
+    for scan in scans:
+        points = join_maps(scan.points, settings.data.maps, scan.name, of_several=len(scans) > 1)
         chosen.append(Chosen(scan, points, quantity_of(scan, points, settings.task.quantity)))
     return chosen
 
@@ -163,20 +173,30 @@ def quantity_of(scan: Scan, points: pd.DataFrame, asked: str | None) -> str:
     return found
 
 
+def steps_of(scan: Scan) -> Preprocessing:
+    """Return what is done to patterns before they are measured: what ``task=assemble`` does by default."""
+    from microlatent.data.kikuchi_patterns import Preprocessing
+
+    return Preprocessing(scan, AssembleKikuchiConfig(name="assemble"))
+
+
 def computed(scan: Scan, quantity: str) -> np.ndarray:
     """Measure every pattern (n,) after the backgrounds are removed as ``task=assemble`` does by default; NaN where it is bad."""
-    from microlatent.data.kikuchi_patterns import Preprocessing
     from microlatent.progress import track
 
-    steps, block = Preprocessing(scan, AssembleKikuchiConfig(name="assemble")), 2048
+    steps, found = steps_of(scan), np.full(len(scan.points), np.nan)
     done = steps.describe()
     log.info(
         "%s: %s is computed from the patterns, after static (%s) and dynamic (%s, %g px) background.",
         *(scan.name, WORDS[quantity], done["static_background"], done["dynamic_background"], done["dynamic_std_px"]),
     )
-    found = np.full(len(scan.points), np.nan)
-    for positions, _, extra in track(steps.blocks(block), f"Measuring {scan.name}", -(-len(found) // block)):
-        found[positions] = extra[quantity]
+    if quantity == COMPUTED[0]:
+        parts, num = steps.image_qualities(), steps.num_pieces
+    else:
+        num = -(-len(found) // 2048)
+        parts = ((positions, extra[quantity].to_numpy()) for positions, _, extra in steps.blocks(2048))
+    for positions, values in track(parts, f"Measuring {scan.name}", num):
+        found[positions] = values
     return found
 
 
@@ -229,9 +249,8 @@ def summary(one: Chosen, values: np.ndarray, decision: Decision) -> dict[str, An
     } | {f"p{share}": float(value) for share, value in zip(PERCENTILES, np.percentile(known, PERCENTILES), strict=True)}
 
 
-def in_words(row: dict[str, Any], task: BandContrastConfig) -> str:
+def in_words(row: dict[str, Any], words: str, task: BandContrastConfig) -> str:
     """Say what is kept and what is not, and by what rule."""
-    words = WORDS.get(row["quantity"], figures.axis_label(row["quantity"]))
     below = row["in_region"] - row["without_value"] - row["kept"]
     region = f" in the region ({row['points']} in all)" if row["in_region"] < row["points"] else ""
     if task.quantile is not None:
@@ -280,7 +299,7 @@ def draw(
     one: Chosen, values: np.ndarray, decision: Decision, scale: tuple[float, float], task: BandContrastConfig, folder: Path
 ) -> list[Path]:
     """Draw the region of one scan: histogram, grey map, heat map, and what is kept."""
-    label, files, name = WORDS.get(one.quantity, figures.axis_label(one.quantity)), paths(one, folder), one.scan.name
+    label, files, name = one.label, paths(one, folder), one.scan.name
     window = Window.of(one.place, task.roi_xrange, task.roi_yrange, one.scan.step_um)
     known = decision.inside & np.isfinite(values)
     picture, kept = window.grid(values), window.grid(decision.kept) == 1

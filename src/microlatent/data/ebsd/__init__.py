@@ -3,7 +3,7 @@
 ==================  =============================================================================================================
 Oxford H5OINA       5.0 to 8.0, processed or unprocessed patterns, band contrast, EDS; 1.0 to 4.0 and files without: a map alone
 EDAX h5             of OIM, square grids, IQ; without patterns a map alone, as .edaxh5 of APEX always
-EDAX UP1, UP2       version 1 (no map shape: one row) and from 3 on; hexagonal grids and version 2 are refused
+EDAX UP1, UP2       version 1 (map of the .ang, .oh5 or .edaxh5 of its name, else one row) and from 3 on; not 2, not hexagonal
 Bruker h5           patterns in the order of acquisition, Radon quality, rectangular regions
 kikuchipy h5        with its crystal map
 EMsoft h5           simulated patterns: one row

@@ -1,5 +1,7 @@
 """EDAX .ang: a map as text below a header of lines that begin with #; angles in radians.
 
+Nothing in the format says where in a larger map the first point was: it is column 0 and row 0.
+
 Source: EDAX OIM Analysis manual, appendix on .ang files.
 """
 
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from microlatent.data.ebsd.scan import Scan, grid_points, stated, steps
+from microlatent.data.ebsd.edax import phase_from_one
+from microlatent.data.ebsd.grid import not_square, steps
+from microlatent.data.ebsd.scan import Scan, grid_points, stated
 
 # Columns in their order where the header does not name them.
 COLUMNS = ("phi1_rad", "Phi_rad", "phi2_rad", "x_um", "y_um", "iq", "ci", "phase", "sem_signal", "fit")
@@ -29,7 +33,7 @@ def open_ang(path: Path) -> Scan:
     header, phases, number, rows = {}, {}, None, []
     for line in path.read_text(encoding="latin-1").splitlines():
         if not line.startswith("#"):
-            rows += [line.split()] if line.strip() else []
+            rows += [line.replace(",", ".").split()] if line.strip() else []  # of some countries decimal commas
             continue
         key, _, value = line[1:].strip().replace("\t", " ").partition(" ")
         key, value = key.rstrip(":").upper(), value.strip()
@@ -39,10 +43,7 @@ def open_ang(path: Path) -> Scan:
         elif key == "MATERIALNAME" and number is not None:
             phases[number] = value
     if not header.get("GRID", "SqrGrid").lower().startswith("sqr"):
-        raise ValueError(
-            f"{path}: GRID is {header['GRID']!r}, but only square grids (SqrGrid) are read: neighbours, maps and blocks mean "
-            "rows and columns. Convert the scan to a square grid in OIM Analysis."
-        )
+        raise not_square(f"{path}: GRID is {header['GRID']!r}")
     names = [NAMES.get(name.strip().lower(), "") for name in header.get("COLUMN_HEADERS", "").split(",") if name.strip()]
     names = names or list(COLUMNS)
     table = _numbers(path, rows, names)
@@ -52,9 +53,10 @@ def open_ang(path: Path) -> Scan:
     shape = tuple(int(stated(path, header, key) or place.max() + 1) for key, place in (("NROWS", y), ("NCOLS_ODD", x)))
     if len(rows) != shape[0] * shape[1]:
         raise ValueError(
-            f"{path} has {len(rows)} points, but its header says {shape[0]} x {shape[1]}. It may be cut short: copy it again."
+            f"{path} has {len(rows)} points, but its header says {shape[0]} x {shape[1]}. It may be cut short: copy "
+            "it again; of a part of a scan, export it with its own header."
         )
-    table["phase"] = table["phase"].astype(np.int64)
+    table["phase"] = phase_from_one(table["phase"], phases)
     columns = {name: values for name, values in table.items() if name and not re.fullmatch("[xy]_um", name)}
     points, _ = grid_points(path, shape, (step_y, step_x), columns, y=y, x=x)
     return Scan(

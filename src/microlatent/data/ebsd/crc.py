@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from microlatent.data.ebsd.elements import ATOMIC_NUMBER
-from microlatent.data.ebsd.scan import Scan, grid_points
+from microlatent.data.ebsd.grid import known_step
+from microlatent.data.ebsd.scan import Scan, grid_points, stated
 
 FIELDS = {
     3: ("phi1_rad", "<f4"),
@@ -47,7 +48,8 @@ def open_crc(path: Path) -> Scan:
     try:
         settings.read_string(pair[".cpr"].read_text(encoding="latin-1"))
         job, names = settings["Job"], settings["Fields"]
-        shape, step_um = (job.getint("yCells"), job.getint("xCells")), (job.getfloat("GridDistY"), job.getfloat("GridDistX"))
+        shape = job.getint("yCells"), job.getint("xCells")
+        step_um = known_step(*(stated(pair[".cpr"], job, name) for name in ("GridDistY", "GridDistX")))
         numbers = [names.getint(f"Field{index}") for index in range(1, names.getint("Count") + 1)]
         if None in numbers:
             raise KeyError(f"Field{numbers.index(None) + 1}")
@@ -56,7 +58,7 @@ def open_crc(path: Path) -> Scan:
         raise ValueError(
             f"{pair['.cpr']} lacks a part of [Job] and [Fields] that every map has ({error}). Export the map again."
         ) from error
-    if mode.lower() != "regulargrid" or None in (*shape, *step_um):
+    if mode.lower() != "regulargrid" or None in shape:
         raise ValueError(
             f"{pair['.cpr']}: JobMode is {mode!r} with {shape[0]} x {shape[1]} cells, but only maps on a RegularGrid are read. "
             "Export the map as .ctf or H5OINA."
@@ -84,7 +86,7 @@ def open_crc(path: Path) -> Scan:
         elements=elements,
         phases=_phases(settings),
         step_um=step_um,
-        metadata={key: job.getfloat(name) for key, name in about.items() if name in job},
+        metadata={key: stated(pair[".cpr"], job, name) for key, name in about.items() if job.get(name)},
         files=[pair[".cpr"], pair[".crc"]],
     )
 
@@ -96,14 +98,18 @@ def _fields(path: Path, numbers: list[int], settings: configparser.ConfigParser)
         name, dtype = FIELDS.get(number, ("", ""))
         window = settings.get("EDX Windows", f"Window{number - FIRST_WINDOW + 1}", fallback="").strip()
         if number >= FIRST_WINDOW and window:
-            symbol = window.split()[0]
-            name, dtype = (f"element_{symbol}" if symbol in ATOMIC_NUMBER else window.lower().replace(" ", "_")), "<f4"
+            symbol, dtype = window.split()[0], "<f4"
+            name = f"element_{symbol}" if symbol in ATOMIC_NUMBER else window.lower().replace(" ", "_")
+            if name in elements:  # another line of that element
+                name = f"element_{'_'.join(window.split())}"
             elements |= {name: "counts"} if symbol in ATOMIC_NUMBER else {}
         if not name:
             raise ValueError(
                 f"{path} lists the field {number}, but known are {sorted(FIELDS)} and EDS windows from {FIRST_WINDOW}. Export "
                 "the map as .ctf, whose columns have names."
             )
+        if name in dict(fields):
+            raise ValueError(f"{path} lists {name} ({window or f'field {number}'}) more than once. Export the map as .ctf.")
         fields.append((name, dtype))
     return fields, elements
 

@@ -1,11 +1,14 @@
 """Maps as CSV: x and y, and any of band contrast, phases, elements, PCA or cNMF features, clusters, or columns of one's own.
 
 Names of columns are taken without regard to spaces around them, capitals and spaces within: "Band Contrast" is bandcontrast. A
-chemical symbol is an element (Fe, or "Fe wt%" with its unit): element_Fe. An y is a coordinate; beside it, Y is yttrium.
+chemical symbol is an element (Fe, "Fe wt%" with its unit, or "Fe Ka1" of a line): element_Fe. An y is a coordinate; beside it, Y
+is yttrium. No is a running number, and no nobelium.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import re
 from pathlib import Path
@@ -14,12 +17,13 @@ import numpy as np
 import pandas as pd
 
 from microlatent.data.ebsd.elements import ATOMIC_NUMBER
-from microlatent.data.ebsd.scan import Scan, grid_points, refuse_doubled, whole_numbers
+from microlatent.data.ebsd.grid import map_around, refuse_doubled, whole_numbers
+from microlatent.data.ebsd.scan import Scan, grid_points
 
 logger = logging.getLogger(__name__)
 ALIASES = {"x_indice": "x", "y_indice": "y", "phase_id": "phase", "band_contrast": "bandcontrast", "bc": "bandcontrast"}
 FEATURE = re.compile(r"(pca|cnmf)_(\d+)", re.IGNORECASE)
-ELEMENT = re.compile(r"([A-Z][a-z]?)(?:[ _(]+(wt ?%|at ?%|cps|counts)\)?)?")
+ELEMENT = re.compile(r"([A-Z][a-z]?)(?:[ _]+([KLM][ab]?\d*))?(?:[ _(]+((?i:wt ?%|at ?%|cps|counts))\)?)?")
 
 
 def open_csv(path: Path) -> Scan:
@@ -28,14 +32,14 @@ def open_csv(path: Path) -> Scan:
     Raises
     ------
     ValueError
-        The columns x and y are missing, or coordinates are doubled or no whole numbers.
+        The columns x and y are missing, or coordinates are doubled or no columns and rows.
     """
     table, units = read_csv(path)
     if "scan" in table and table["scan"].nunique() > 1:
         raise ValueError(
             f"{path} is of {table['scan'].nunique()} scans, but a map of one. Give it as data.maps, the scans as data.root."
         )
-    shape = int(table["y"].max()) + 1, int(table["x"].max()) + 1
+    shape = map_around(path, table["y"].to_numpy(), table["x"].to_numpy())
     columns = {name: table[name].to_numpy() for name in table if name not in ("x", "y", "scan")}
     points, _ = grid_points(path, shape, None, columns, y=table["y"].to_numpy(), x=table["x"].to_numpy())
     return Scan(name=path.stem, path=path, format="CSV", map_shape=shape, points=points, elements=units)
@@ -49,17 +53,10 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     Raises
     ------
     ValueError
-        The columns x and y are missing, or coordinates are doubled or no whole numbers.
+        The columns x and y are missing, rows have more fields than the headers, or coordinates are doubled or no whole numbers.
     """
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        separator = max(",;\t", key=file.readline().count)
-    try:
-        table = pd.read_csv(
-            path, sep=separator, encoding="utf-8-sig", encoding_errors="replace", skipinitialspace=True, low_memory=False
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path} is no table with one line of headers ({error}). Write the map again as CSV.") from error
-    names, units = _names(path, [str(name).strip() for name in table.columns])
+    headers, table, separator, first_line = _fields(path)
+    names, units = _names(path, headers)
     table.columns = names
     missing = [name for name in ("x", "y") if name not in names]
     if missing:
@@ -67,7 +64,7 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
             f"{path} has no column {' and no '.join(missing)}; it has {names}. A map needs x and y, columns and rows from 0, "
             "such as x, y, bandcontrast: rename its headers."
         )
-    table = _numeric(path, table, decimal_comma=separator != ",")
+    table = _numeric(path, table, decimal_comma=separator != ",", first_line=first_line)
     if table.empty:
         raise ValueError(f"{path} has no row of numbers below its headers {names}. Write the map again.")
     for axis in "xy":
@@ -77,15 +74,55 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     return table, {name: unit for name, unit in units.items() if name in table}
 
 
+def _fields(path: Path) -> tuple[list[str], pd.DataFrame, str, int]:
+    """Return the headers, the fields below them as pandas takes them, what separates them, and the line of the first row."""
+    raw = path.read_bytes()
+    utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")  # Excel's "Unicode text"
+    lines = raw.decode("utf-16" if utf16 else "utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    begin = 0
+    while begin < len(lines) - 1 and re.match(r"\s*(#|sep=.\s*$|$)", lines[begin]):  # comments, and what Excel writes for itself
+        begin += 1
+    separator = max(",;\t", key=lines[begin].count)
+    headers = [name.strip() for name in next(csv.reader([lines[begin]], delimiter=separator, skipinitialspace=True), [])]
+    # No row has more fields than separators and one; those without a header are looked at, never taken for an index.
+    most = max(len(headers), max(line.count(separator) for line in lines[begin:]) + 1)
+    try:
+        table = pd.read_csv(
+            io.StringIO("\n".join(lines[begin + 1 :])),
+            sep=separator,
+            header=None,
+            names=range(most),
+            index_col=False,
+            skipinitialspace=True,
+            low_memory=False,
+            dtype={at: str for at, name in enumerate(headers) if name.lower() == "scan"},  # a scan called 001 is no number
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{path} is no table with one line of headers ({error}). Write the map again as CSV.") from error
+    unnamed = [at for at in range(1, most) if at >= len(headers) or not headers[at]]
+    surplus = table[unnamed].notna().any(axis=1).to_numpy()
+    if surplus.any():
+        first = int(np.flatnonzero(surplus)[0])
+        raise ValueError(
+            f"{path}: {int(surplus.sum())} of {len(table)} rows have more fields than headers "
+            f"({', '.join(name for name in headers if name)}), the first is line {begin + 2 + first}. A decimal comma may part a "
+            "number: write decimal points, or separate fields by semicolons."
+        )
+    named = [at for at, name in enumerate(headers) if name]  # without a header, a first column is the number of the row
+    return [headers[at] for at in named], table[named], separator, begin + 2
+
+
 def _names(path: Path, headers: list[str]) -> tuple[list[str], dict[str, str]]:
     """Return our names of the columns, and the units of those that are elements."""
     names, units = [], {}
     has_y = any(header in ("y", "y_indice") for header in headers)
     for header in headers:
         name, element, feature = re.sub(r"\s+", "_", header.lower()), ELEMENT.fullmatch(header), FEATURE.fullmatch(header)
-        if element and element[1] in ATOMIC_NUMBER and (header != "Y" or has_y):
+        if element and element[1] in ATOMIC_NUMBER and (header != "Y" or has_y) and header != "No":
             name = f"element_{element[1]}"
-            units[name] = (element[2] or "").replace(" ", "")
+            if element[2] and name in names:  # another line of that element
+                name = f"{name}_{element[2]}"
+            units[name] = (element[3] or "").replace(" ", "").lower()
         elif feature:
             name = f"{'PCA' if feature[1].lower() == 'pca' else 'cNMF'}_{int(feature[2])}"
         elif re.fullmatch(r"element_[A-Z][a-z]?", header):
@@ -98,7 +135,7 @@ def _names(path: Path, headers: list[str]) -> tuple[list[str], dict[str, str]]:
     return names, units
 
 
-def _numeric(path: Path, table: pd.DataFrame, decimal_comma: bool) -> pd.DataFrame:
+def _numeric(path: Path, table: pd.DataFrame, decimal_comma: bool, first_line: int) -> pd.DataFrame:
     """Return the table as numbers, without rows that hold text, and without columns of text alone."""
     bad, texts = np.zeros(len(table), bool), []
     for name in table.columns.drop("scan", errors="ignore"):
@@ -122,7 +159,7 @@ def _numeric(path: Path, table: pd.DataFrame, decimal_comma: bool) -> pd.DataFra
             path,
             int(bad.sum()),
             len(table),
-            int(np.flatnonzero(bad)[0]) + 2,
+            int(np.flatnonzero(bad)[0]) + first_line,
         )
         table = table[~bad].reset_index(drop=True)
     if "scan" in table:

@@ -1,5 +1,7 @@
 """HKL .ctf: a map as text with tabs, its header above the column names; angles in degrees.
 
+Nothing in the format says where in a larger map the first point was: it is column 0 and row 0.
+
 Source: Oxford Instruments HKL, Channel 5 manual, appendix on Channel text files.
 """
 
@@ -10,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from microlatent.data.ebsd.scan import Scan, grid_points, stated, steps
+from microlatent.data.ebsd.grid import steps
+from microlatent.data.ebsd.scan import Scan, grid_points, phase_numbers, stated
 
 COLUMNS = {"BC": "bandcontrast", "BS": "band_slope", "Bands": "bands", "Error": "error", "Phase": "phase"}
 DEGREES = {"MAD": "mad_rad", "Euler1": "phi1_rad", "Euler2": "Phi_rad", "Euler3": "phi2_rad"}
-INTEGERS = tuple(COLUMNS)
 
 
 def open_ctf(path: Path) -> Scan:
@@ -47,13 +49,19 @@ def open_ctf(path: Path) -> Scan:
             f"{path} has {len(table)} points, but its header says {shape[0]} x {shape[1]}. It may be cut short: copy it again."
         )
     (y, step_y), (x, step_x) = (steps(path, axis, table[axis].to_numpy(), stated(path, header, f"{axis}Step")) for axis in "YX")
-    columns = {name: table[key].to_numpy(np.int64 if key in INTEGERS else float) for key, name in COLUMNS.items() if key in table}
+    columns = {name: _whole(table[key].to_numpy(float)) for key, name in COLUMNS.items() if key in table}
+    columns["phase"] = phase_numbers(columns["phase"])
     columns |= {name: np.radians(table[key].to_numpy(float)) for key, name in DEGREES.items() if key in table}
     shape = shape if shape[0] * shape[1] else (int(y.max()) + 1, int(x.max()) + 1)
     points, _ = grid_points(path, shape, (step_y, step_x), columns, y=y, x=x)
     return Scan(
         name=path.stem, path=path, format="HKL ctf", map_shape=shape, points=points, phases=phases, step_um=(step_y, step_x)
     )
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    """Return whole numbers as int64; float where one is unknown (NaN) or no whole number."""
+    return values.astype(np.int64) if (values % 1 == 0).all() else values
 
 
 def _numbers(path: Path, names: list[str], lines: list[str]) -> pd.DataFrame:

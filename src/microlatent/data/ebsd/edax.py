@@ -1,6 +1,7 @@
-"""EDAX OIM h5: patterns beside IQ and orientations, on square grids; names at the root begin with a space.
+"""EDAX h5, on square grids: of OIM, with patterns beside IQ and orientations, and of APEX (.edaxh5), a map alone.
 
-Files may come without patterns, which are then in a .up1 or .up2 file beside them.
+Where a file holds no patterns they are in a .up1 or .up2 file beside it. The layout of APEX is not documented by EDAX; what is
+read of it are the names that other open readers of such files agree on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from microlatent.data.ebsd.grid import not_square
 from microlatent.data.ebsd.h5 import (
     column,
     count,
@@ -24,7 +26,7 @@ from microlatent.data.ebsd.h5 import (
     steps_um,
     text,
 )
-from microlatent.data.ebsd.scan import Scan, grid_points
+from microlatent.data.ebsd.scan import Scan, grid_points, phase_numbers
 from microlatent.data.ebsd.stacks import H5Stack
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,9 @@ NO_PATTERNS = (
     "EDAX keeps patterns of newer scans in a .up1 or .up2 file: give that as data.root (its map joins through data.maps as "
     ".ang), or export the scan with patterns."
 )
+APEX_TABLE = "EBSD/ANG/DATA/DATA"  # one record per point
+# Orientations are matrices there, of a convention that is not known to us; they are not read.
+APEX_COLUMNS = {"iq": "IQ", "ci": "CI", "fit": "Fit", "sem_signal": "SEM Signal", "phase": "Phase"}
 
 
 def open_edax(path: Path, file: h5py.File, patterns: str) -> list[Scan]:
@@ -53,40 +58,44 @@ def open_edax(path: Path, file: h5py.File, patterns: str) -> list[Scan]:
     ValueError
         The grid is hexagonal, a data set is missing, or does not fit the map.
     """
-    groups = scan_groups(path, file)
-    return [_open(path, file, group, scan_name(path, group, len(groups))) for group in groups]
+    apex = apex_groups(file)
+    groups, opener = (apex, _open_apex) if apex else (scan_groups(path, file), _open)
+    scans = [opener(path, file, group, scan_name(path, group, len(groups))) for group in groups]
+    if any(scan.stack is None for scan in scans):
+        logger.warning("%s holds no patterns: a map alone. %s", path, NO_PATTERNS)
+    return scans
 
 
-def refuse_hexagonal(path: Path, grid: h5py.Dataset) -> None:
-    """Refuse another grid than a square one.
+def apex_groups(file: h5py.File) -> list[h5py.Group]:
+    """Return the groups that hold a map of APEX."""
+    found: list[h5py.Group] = []
+    file.visititems(lambda name, node: found.append(node) if isinstance(node, h5py.Group) and APEX_TABLE in node else None)
+    return found
 
-    Raises
-    ------
-    ValueError
-        The grid is another.
-    """
+
+def phase_from_one(phase: np.ndarray, phases: dict[int, str]) -> np.ndarray:
+    """Return EDAX's numbers of phases: where only one is known, 0 means that one in .ang and OIM, and not that none was found."""
+    phase = phase_numbers(phase)
+    return np.ones_like(phase) if set(phases) == {1} and not phase.any() else phase
+
+
+def _refuse_hexagonal(path: Path, grid: h5py.Dataset) -> None:
     if not text(grid).lower().startswith("sq"):
-        raise ValueError(
-            f"{path}: {grid.name} is {text(grid)!r}, but only square grids (SqrGrid) are read: neighbours, maps and blocks "
-            "mean rows and columns. Convert the scan to a square grid in OIM Analysis."
-        )
+        raise not_square(f"{path}: {grid.name} is {text(grid)!r}")
 
 
 def _open(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
     data, header = find(group, "EBSD/Data"), find(group, "EBSD/Header")
-    refuse_hexagonal(path, need(path, header, "Grid Type"))
+    _refuse_hexagonal(path, need(path, header, "Grid Type"))
     map_shape = count(path, header, "nRows"), count(path, header, "nColumns")
     num = map_shape[0] * map_shape[1]
     step_um = steps_um(header, "Step Y", "Step X")
-    dataset, stack = find(data, "Pattern"), None
-    if isinstance(dataset, h5py.Dataset):
-        stack = open_stack(path, dataset, map_shape)
-    else:
-        logger.warning("%s holds no patterns: a map alone. %s", path, NO_PATTERNS)
+    dataset, phases = find(data, "Pattern"), phase_names(find(header, "Phase"), "MaterialName")
+    stack = open_stack(path, dataset, map_shape) if isinstance(dataset, h5py.Dataset) else None
     columns = {key: column(find(data, edax)) for key, edax in COLUMNS.items()}
     columns = {key: values for key, values in columns.items() if values is not None}
     if "phase" in columns:
-        columns["phase"] = columns["phase"].astype(np.int64)
+        columns["phase"] = phase_from_one(columns["phase"], phases)
     columns |= _pattern_centre(header, num, stack)
     points, order = grid_points(path, map_shape, step_um, columns)
     x_um = column(find(data, "X Position"))
@@ -100,9 +109,31 @@ def _open(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
         stack=stack,
         order=None if stack is None else order[present],
         no_patterns=NO_PATTERNS,
-        phases=phase_names(find(header, "Phase"), "MaterialName"),
+        phases=phases,
         step_um=step_um,
         metadata=_metadata(file, header),
+    )
+
+
+def _open_apex(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
+    _refuse_hexagonal(path, need(path, group, "Sample/Grid Type"))
+    sample, table = find(group, "Sample"), group[APEX_TABLE]
+    map_shape = count(path, sample, "Number Of Rows"), count(path, sample, "Number Of Columns")
+    step_um = steps_um(sample, "Step Y", "Step X")
+    columns = {key: np.asarray(table[field]).ravel() for key, field in APEX_COLUMNS.items() if field in (table.dtype.names or ())}
+    if "phase" in columns:
+        columns["phase"] = phase_numbers(columns["phase"], not_indexed=-1)  # the first phase is 0
+    points, _ = grid_points(path, map_shape, step_um, columns)
+    phases = phase_names(find(group, "EBSD/ANG/HEADER/Phase"), "Material Name")
+    return Scan(
+        name=name,
+        path=path,
+        format="EDAX APEX h5",
+        map_shape=map_shape,
+        points=points,
+        no_patterns=NO_PATTERNS,
+        phases={number - 1: phase for number, phase in phases.items()},
+        step_um=step_um,
     )
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 
-from microlatent.data.ebsd.apex import apex_groups, open_apex
 from microlatent.data.ebsd.bruker import open_bruker
 from microlatent.data.ebsd.ebsp import open_ebsp
-from microlatent.data.ebsd.edax import open_edax
+from microlatent.data.ebsd.edax import apex_groups, open_edax
 from microlatent.data.ebsd.emsoft import PATTERNS, open_emsoft
 from microlatent.data.ebsd.h5 import find, open_h5, text
 from microlatent.data.ebsd.images import ENDINGS, images_by_scan, open_images
@@ -20,8 +20,8 @@ from microlatent.data.ebsd.kikuchipy import open_kikuchipy
 from microlatent.data.ebsd.maps import MAPS
 from microlatent.data.ebsd.nordif import is_nordif, open_nordif
 from microlatent.data.ebsd.oxford import open_oxford
+from microlatent.data.ebsd.reference import open_reference
 from microlatent.data.ebsd.scan import Scan
-from microlatent.data.ebsd.table import open_table
 from microlatent.data.ebsd.up import open_up
 from microlatent.data.paths import natural
 
@@ -56,7 +56,7 @@ def find_scans(root: str | Path, patterns: str = "processed", names: list[str] |
     ValueError
         A file is damaged, of a kind that is not read, or a name is unknown.
     """
-    root = Path(root)
+    root = Path(os.path.abspath(root))  # of . as well the name is known; links stay
     if not root.exists():
         raise FileNotFoundError(
             f"data.root is {root}, but there is no such file or folder. Give a scan's file, or a folder of them."
@@ -82,10 +82,8 @@ def find_scans(root: str | Path, patterns: str = "processed", names: list[str] |
 
 def _in_folder(folder: Path, patterns: str, refused: list[ValueError]) -> list[Scan]:
     """Return the scans of a folder; errors of files that are refused are added to a list."""
-    if is_nordif(folder):
-        return [open_nordif(folder)]
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    scans, foreign = [], []
+    scans, foreign = [open_nordif(folder)] if is_nordif(folder) else [], []
     for path in files:
         try:
             if path.suffix.lower() in RAW:
@@ -147,8 +145,8 @@ def _h5_opener(file: h5py.File) -> Callable[[Path, h5py.File, str], list[Scan]] 
     if find(file, PATTERNS) is not None:
         return open_emsoft
     if apex_groups(file):
-        return open_apex
-    return open_table if "images" in file or "coords" in file else None
+        return open_edax
+    return open_reference if "images" in file or "coords" in file else None
 
 
 def _holds(file: h5py.File) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from microlatent.data.ebsd.grid import known_step
 from microlatent.data.ebsd.stacks import H5Stack
 
 
@@ -77,7 +78,7 @@ def number(value: h5py.Dataset | None, default: float | None = None) -> float | 
     if not isinstance(value, h5py.Dataset) or value.dtype.kind not in "buif" or value.size == 0:
         return default
     first = np.asarray(value[()]).ravel()[0]
-    return float(str(first))  # a float32 of 0.1 is 0.1, not 0.10000000149
+    return float(first) if value.dtype.kind == "b" else float(str(first))  # a float32 of 0.1 is 0.1, not 0.10000000149
 
 
 def count(path: Path, group: h5py.Group, name: str) -> int:
@@ -103,8 +104,15 @@ def column(value: Any) -> np.ndarray | None:
 
 def steps_um(header: h5py.Group, row: str, col: str) -> tuple[float, float] | None:
     """Return the distances of neighbouring rows and columns; None where the file does not know them."""
-    found = number(find(header, row), 0.0), number(find(header, col), 0.0)
-    return found if min(found) > 0 else None
+    return known_step(number(find(header, row)), number(find(header, col)))
+
+
+def one_pattern(value: Any) -> np.ndarray | None:
+    """Return a background (h, w), whose data set may have axes of length 1 before; None if there is none."""
+    if not isinstance(value, h5py.Dataset):
+        return None
+    pixels = value[()]
+    return pixels.reshape(pixels.shape[-2:]) if pixels.ndim > 2 and pixels.size == np.prod(pixels.shape[-2:]) else pixels
 
 
 def phase_names(phases: h5py.Group | None, name: str) -> dict[int, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from microlatent.data.ebsd.grid import map_around
 from microlatent.data.ebsd.scan import Scan, grid_points
 from microlatent.data.ebsd.stacks import ImageStack
 from microlatent.data.paths import natural
@@ -53,12 +54,12 @@ def open_images(folder: Path) -> list[Scan]:
     Raises
     ------
     ValueError
-        Two images are of one point, or the first is damaged or coloured.
+        Two images are of one point, names are no columns and rows, or the first image is damaged or coloured.
     """
     scans = []
     for name, images in images_by_scan(folder).items():
         y, x = (np.array([image[axis] for image in images]) for axis in (0, 1))
-        map_shape = int(y.max()) + 1, int(x.max()) + 1
+        map_shape = map_around(folder, y, x)
         points, order = grid_points(folder, map_shape, None, {}, y=y, x=x)
         paths = [path for _, _, path in images]
         scans.append(

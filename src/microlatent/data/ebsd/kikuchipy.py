@@ -9,12 +9,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from microlatent.data.ebsd.grid import not_square
 from microlatent.data.ebsd.h5 import (
     column,
     count,
     find,
     need,
     number,
+    one_pattern,
     open_stack,
     phase_names,
     scan_groups,
@@ -22,10 +24,10 @@ from microlatent.data.ebsd.h5 import (
     steps_um,
     text,
 )
-from microlatent.data.ebsd.scan import Scan, grid_points
-from microlatent.data.ebsd.write import KIKUCHIPY_COLUMNS
+from microlatent.data.ebsd.scan import COMPUTED, Scan, grid_points, phase_numbers
 
 logger = logging.getLogger(__name__)
+COLUMNS = {"phi1_rad": "phi1", "Phi_rad": "Phi", "phi2_rad": "phi2", "phase": "phase_id"}
 CRYSTAL_MAP = "EBSD/CrystalMap/crystal_map"
 NOT_COLUMNS = {"id", "is_in_data", "x", "y", "z"}
 
@@ -49,7 +51,7 @@ def _open(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
     stack = open_stack(path, need(path, data, "patterns"), map_shape)
     grid = text(find(header, "grid_type"))
     if "hex" in grid.lower():
-        raise ValueError(f"{path}: {header.name}/grid_type is {grid!r}, but only square grids are read. Resample it to one.")
+        raise not_square(f"{path}: {header.name}/grid_type is {grid!r}")
     step_um = steps_um(header, "step_y", "step_x")
     columns = _crystal_map(path, group, num)
     for key in ("pcx", "pcy", "pcz"):  # Bruker's convention already
@@ -57,7 +59,6 @@ def _open(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
         if values is not None and len(values) in (1, num):
             columns[key] = np.broadcast_to(values, num)
     points, order = grid_points(path, map_shape, step_um, columns)
-    background = find(header, "static_background")
     about = {
         "beam_kv": number(find(group, "SEM/Header/beam_energy")),
         "sample_tilt_deg": number(find(header, "sample_tilt")),
@@ -77,17 +78,20 @@ def _open(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
         order=order,
         phases=phase_names(find(group, f"{CRYSTAL_MAP}/header/phases"), "name"),
         step_um=step_um,
-        static_background=background[()] if isinstance(background, h5py.Dataset) else None,
+        static_background=one_pattern(find(header, "static_background")),
         metadata={key: value for key, value in about.items() if value is not None},
     )
 
 
 def _crystal_map(path: Path, group: h5py.Group, num: int) -> dict[str, np.ndarray]:
-    """Return orientations, phases and properties of the crystal map, the best of several per point."""
+    """Return orientations, phases and properties of the crystal map, the best of several per point.
+
+    Properties that have the name of what is measured from the patterns here are file_<name>.
+    """
     found, columns = find(group, f"{CRYSTAL_MAP}/data"), {}
     if not isinstance(found, h5py.Group):
         return columns
-    ours = {theirs: name for name, theirs in KIKUCHIPY_COLUMNS.items()}
+    ours = {theirs: name for name, theirs in COLUMNS.items()} | {name: f"file_{name}" for name in COMPUTED}
     for key, dataset in found.items():
         if key in NOT_COLUMNS or dataset.dtype.kind not in "uif" or dataset.ndim == 0:
             continue
@@ -95,5 +99,8 @@ def _crystal_map(path: Path, group: h5py.Group, num: int) -> dict[str, np.ndarra
             logger.warning("%s: %s has %d values, but the map %d points; it is left out.", path, dataset.name, len(dataset), num)
             continue
         values = dataset[()] if dataset.ndim == 1 else dataset[()].reshape(num, -1)[:, 0]
-        columns[ours.get(key) or re.sub(r"\s+", "_", key.strip())] = values
+        name = re.sub(r"\s+", "_", key.strip())
+        columns[ours.get(name, name)] = values
+    if "phase" in columns:
+        columns["phase"] = phase_numbers(columns["phase"], not_indexed=-1)
     return columns

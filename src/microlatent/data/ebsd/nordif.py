@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from microlatent.data.ebsd.grid import known_step
 from microlatent.data.ebsd.scan import Scan, grid_points
 from microlatent.data.ebsd.stacks import RawStack, read_image
 
@@ -46,7 +47,7 @@ def open_nordif(path: Path) -> Scan:
             f"({settings.name}) need {needed}. Copy it again."
         )
     step = _number(said, "area", "step size")
-    step_um = None if step is None else (step, step)
+    step_um = known_step(step, step)
     points, order = grid_points(patterns, (rows, cols), step_um, {})
     background = _inside(folder, BACKGROUND)
     about = {
@@ -99,5 +100,5 @@ def _pair(path: Path, said: dict[tuple[str, str], str], section: str, name: str)
 
 
 def _number(said: dict[tuple[str, str], str], section: str, name: str) -> float | None:
-    found = re.match(r"[-+]?\d+(\.\d+)?", said.get((section, name), ""))
-    return float(found[0]) if found else None
+    found = re.match(r"[-+]?\d+([.,]\d+)?", said.get((section, name), ""))  # some countries' versions write decimal commas
+    return float(found[0].replace(",", ".")) if found else None

@@ -12,12 +12,32 @@ import h5py
 import numpy as np
 
 from microlatent.data.ebsd.elements import ATOMIC_NUMBER
-from microlatent.data.ebsd.h5 import column, count, find, number, open_stack, phase_names, scan_groups, scan_name, steps_um, text
-from microlatent.data.ebsd.scan import Scan, grid_points
+from microlatent.data.ebsd.h5 import (
+    column,
+    count,
+    find,
+    number,
+    one_pattern,
+    open_stack,
+    phase_names,
+    scan_groups,
+    scan_name,
+    steps_um,
+    text,
+)
+from microlatent.data.ebsd.scan import EULER, Scan, grid_points, phase_numbers
 from microlatent.data.ebsd.stacks import H5Stack
-from microlatent.data.ebsd.write import EULER, OXFORD_COLUMNS
 
 logger = logging.getLogger(__name__)
+COLUMNS = {
+    "bandcontrast": "Band Contrast",
+    "band_slope": "Band Slope",
+    "bands": "Bands",
+    "error": "Error",
+    "mad_rad": "Mean Angular Deviation",
+    "pattern_quality": "Pattern Quality",
+    "phase": "Phase",
+}
 EDS_UNITS = {"Composition": "wt%", "Window Integral": "cps", "Peak Area": "counts"}  # the first that there is
 HEADER = {
     "beam_kv": "Beam Voltage",
@@ -44,7 +64,7 @@ def _open(path: Path, file: h5py.File, group: h5py.Group, name: str, patterns: s
     map_shape = count(path, header, "Y Cells"), count(path, header, "X Cells")
     num = map_shape[0] * map_shape[1]
     kind, dataset = _patterns(path, data, patterns)
-    columns = {key: column(find(data, oxford)) for key, (oxford, _) in OXFORD_COLUMNS.items()}
+    columns = {key: column(find(data, oxford)) for key, oxford in COLUMNS.items()}
     euler = find(data, "Euler")
     if isinstance(euler, h5py.Dataset):
         columns |= dict(zip(EULER, np.reshape(euler[()], (-1, 3)).T, strict=True))
@@ -53,13 +73,12 @@ def _open(path: Path, file: h5py.File, group: h5py.Group, name: str, patterns: s
     eds, units = _elements(path, group, map_shape)
     columns = {key: values for key, values in (columns | eds).items() if values is not None}
     if "phase" in columns:
-        columns["phase"] = columns["phase"].astype(np.int64)
+        columns["phase"] = phase_numbers(columns["phase"])
     step_um = steps_um(header, "Y Step", "X Step")
     points, order = grid_points(path, map_shape, step_um, columns)
     present = _present(data, num)
     if not present.all():
         logger.info("%s: %d of %d points are outside the area that was scanned.", path, int((~present).sum()), num)
-    background = find(header, f"{kind} Static Background")
     return Scan(
         name=name,
         path=path,
@@ -72,7 +91,7 @@ def _open(path: Path, file: h5py.File, group: h5py.Group, name: str, patterns: s
         elements=units,
         phases=phase_names(find(header, "Phases"), "Phase Name"),
         step_um=step_um,
-        static_background=background[()] if isinstance(background, h5py.Dataset) else None,
+        static_background=one_pattern(find(header, f"{kind} Static Background")),
         background_corrected=stack is not None and kind == "Processed" and _is_corrected(header),
         metadata=_metadata(file, header, kind if stack is not None else None),
     )
@@ -101,11 +120,14 @@ def _pattern_centre(data: h5py.Group, header: h5py.Group, num: int, stack: H5Sta
 
 
 def _elements(path: Path, group: h5py.Group, map_shape: tuple[int, int]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the columns of the elements and their units; composition before counts where there are both."""
+    """Return the columns of the elements and their units; composition before counts where there are both.
+
+    Of several lines of an element the first is element_<symbol>, the others have their name behind it.
+    """
     columns, units = {}, {}
     for name in sorted(name for name in group if name.strip().upper().startswith("EDS")):
         eds = group[name]
-        kind = next((kind for kind in EDS_UNITS if isinstance(find(eds, f"Data/{kind}"), h5py.Group)), None)
+        kind = next((kind for kind in EDS_UNITS if _has_members(find(eds, f"Data/{kind}"))), None)
         if kind is None:
             continue
         shape = tuple(number(find(eds, f"Header/{axis} Cells"), map_shape[index]) for index, axis in enumerate("YX"))
@@ -116,11 +138,16 @@ def _elements(path: Path, group: h5py.Group, map_shape: tuple[int, int]) -> tupl
             )
         suffix = f"_{name.strip()}" if columns else ""
         for line, values in find(eds, f"Data/{kind}").items():
-            symbol = line.split()[0]
+            symbol, *rest = line.split() or [""]
             key = f"element_{symbol}{suffix}"
+            key = key if key not in columns else "_".join([f"element_{symbol}", *rest]) + suffix
             if symbol in ATOMIC_NUMBER and isinstance(values, h5py.Dataset) and key not in columns:
                 columns[key], units[key] = column(values), EDS_UNITS[kind]
     return columns, units
+
+
+def _has_members(group: h5py.Group | h5py.Dataset | None) -> bool:
+    return isinstance(group, h5py.Group) and len(group) > 0
 
 
 def _present(data: h5py.Group, num: int) -> np.ndarray:
@@ -145,7 +172,8 @@ def _metadata(file: h5py.File, header: h5py.Group, kind: str | None) -> dict:
     about = {key: number(find(header, name)) for key, name in HEADER.items()}
     tilt, detector = number(find(header, "Tilt Angle")), column(find(header, "Detector Orientation Euler"))
     about["sample_tilt_deg"] = None if tilt is None else round(float(np.degrees(tilt)), 4)
-    about["detector_tilt_deg"] = None if detector is None else round(float(np.degrees(detector[1])) - 90, 4)
+    known = detector is not None and len(detector) >= 3
+    about["detector_tilt_deg"] = None if not known else round(float(np.degrees(detector[1])) - 90, 4)
     about["camera_mode"] = text(find(header, "Camera Mode") or find(header, "Camera Binning Mode")) or None
     about["software_version"] = text(find(file, "Software Version")) or None
     about["patterns"] = kind and kind.lower()

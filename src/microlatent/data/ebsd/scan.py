@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from microlatent.data.ebsd.grid import refuse_doubled
 from microlatent.data.ebsd.stacks import Stack
 
 QUALITIES = ("bandcontrast", "iq", "radon_quality")  # what vendors measure; not one quantity under three names
+COMPUTED = ("image_quality", "neighbour_similarity")  # measured from the patterns, whatever the vendor gives
+EULER = ("phi1_rad", "Phi_rad", "phi2_rad")
 
 
 @dataclass(kw_only=True)
@@ -21,9 +24,10 @@ class Scan:
 
     ``points`` has one row per point that there is, row by row of the map: x and y are its column and row from 0 (int64), x_um and
     y_um its place where the step is known. Further columns, where a file has them: one of ``QUALITIES``, band_slope, bands,
-    error, mad_rad, ci, fit, pattern_quality, phase (0 or -1 as the vendor marks what is not indexed), the Bunge angles phi1_rad,
-    Phi_rad and phi2_rad, the pattern centre pcx, pcy and pcz (Bruker convention: from the left and from the top as shares of
-    width and height, distance in heights), element_<symbol>, PCA_<n>, cNMF_<n>, cluster_label, and a map's own columns.
+    error, mad_rad, ci, fit, pattern_quality, phase (not indexed is 0 at Oxford, HKL, EDAX OIM and Bruker, and -1 in files of APEX
+    and kikuchipy, whose first phase is 0), the Bunge angles phi1_rad, Phi_rad and phi2_rad, the pattern centre pcx, pcy and pcz
+    (Bruker convention: from the left and from the top as shares of width and height, distance in heights), element_<symbol>,
+    PCA_<n>, cNMF_<n>, cluster_label, and a map's own columns.
     """
 
     name: str
@@ -122,39 +126,9 @@ def grid_points(
     return table, order
 
 
-def refuse_doubled(path: Path, table: pd.DataFrame) -> None:
-    """Refuse a table in which two rows are of one point.
-
-    Raises
-    ------
-    ValueError
-        They are.
-    """
-    doubled = table.duplicated(["x", "y"])
-    if doubled.any():
-        first = table.loc[doubled.idxmax(), ["x", "y"]]
-        raise ValueError(
-            f"{path}: {int(doubled.sum())} of {len(table)} rows repeat the coordinates of another, the first x={first['x']}, "
-            f"y={first['y']}. Every point of the map must be there once: take the others out, or give each scan its own file."
-        )
-
-
-def whole_numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    """Return coordinates as int64.
-
-    Raises
-    ------
-    ValueError
-        One is no whole number from 0.
-    """
-    values = np.asarray(values)
-    bad = np.flatnonzero(~((values >= 0) & (values == np.floor(values))))
-    if len(bad):
-        raise ValueError(
-            f"{path}: {name} is {values[bad[0]]} in row {bad[0]} (from 0) and off the grid in {len(bad)} of {len(values)} rows. "
-            "Coordinates are columns (x) and rows (y) of the map, whole numbers from 0. Divide micrometres by the step."
-        )
-    return values.astype(np.int64)
+def phase_numbers(values: np.ndarray, not_indexed: int = 0) -> np.ndarray:
+    """Return phases (n,) int64; what is not finite was not indexed."""
+    return np.where(np.isfinite(values), values, not_indexed).astype(np.int64)
 
 
 def stated(path: Path, header: Mapping[str, str], key: str) -> float | None:
@@ -170,30 +144,3 @@ def stated(path: Path, header: Mapping[str, str], key: str) -> float | None:
         return float(text) if text else None
     except ValueError:
         raise ValueError(f"{path}: {key} is {text!r} in the header, but must be a number. Export the map again.") from None
-
-
-def steps(path: Path, name: str, values_um: np.ndarray, step_um: float | None = None) -> tuple[np.ndarray, float]:
-    """Return places in micrometres as whole steps (n,) int64 from the first, and the step; it is found where it is not given.
-
-    Raises
-    ------
-    ValueError
-        Places are not on a grid, as in a hexagonal map.
-    """
-    values_um = np.asarray(values_um, np.float64)
-    from_first = values_um - values_um.min()
-    if not step_um:
-        # Smallest distance that is no rounding; 1 in a map of one column.
-        between = np.diff(np.unique(from_first))
-        between = between[between > 1e-3 * between.max(initial=0)]
-        step_um = float(between.min()) if len(between) else 1.0
-        step_um = float(from_first.max() / max(1, round(from_first.max() / step_um))) or step_um
-    number = np.rint(from_first / step_um)
-    off = ~(np.abs(from_first / step_um - number) <= 0.2)  # NaN is off as well
-    if off.any():
-        first = int(np.flatnonzero(off)[0])
-        raise ValueError(
-            f"{path}: {name} is {values_um[first]:g} in row {first} (from 0) and off a grid with the step {step_um:g} um in "
-            f"{int(off.sum())} of {len(off)} rows. Only square grids are read: export the map on one (resample a hexagonal grid)."
-        )
-    return number.astype(np.int64), float(step_um)

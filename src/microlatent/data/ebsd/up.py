@@ -1,4 +1,7 @@
-"""EDAX UP1 and UP2: raw patterns of 8 and 16 bits behind a short header; map and orientations are in other files."""
+"""EDAX UP1 and UP2: raw patterns of 8 and 16 bits behind a short header; map and orientations are in other files.
+
+Version 1 does not say its map: rows and columns are those of the .ang or EDAX h5 of the same name beside it.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,25 @@ from pathlib import Path
 
 import numpy as np
 
+from microlatent.data.ebsd.ang import open_ang
+from microlatent.data.ebsd.edax import open_edax
+from microlatent.data.ebsd.grid import known_step, not_square
+from microlatent.data.ebsd.h5 import open_h5
 from microlatent.data.ebsd.scan import Scan, grid_points
 from microlatent.data.ebsd.stacks import RawStack
 
 logger = logging.getLogger(__name__)
+MAPS_BESIDE = (".ang", ".oh5", ".edaxh5")
 DTYPES = {".up1": np.dtype(np.uint8), ".up2": np.dtype("<u2")}
 
 
 def open_up(path: Path) -> Scan:
-    """Return the scan of a file; version 1 does not say its map, so that its patterns are taken as one row.
+    """Return the scan of a file; one of version 1 without a map beside it is one row.
 
     Raises
     ------
     ValueError
-        The version is 2, the grid hexagonal, or the file cut short.
+        The version is 2, the grid hexagonal, the file cut short, or the map beside it another one.
     """
     dtype, num_bytes = DTYPES[path.suffix.lower()], path.stat().st_size
     with open(path, "rb") as file:
@@ -39,17 +47,14 @@ def open_up(path: Path) -> Scan:
     pattern_bytes, step_um = height * width * dtype.itemsize, None
     if version == 1:
         num, left = divmod(num_bytes - offset, pattern_bytes)
-        map_shape, needed = (1, num), num_bytes if not left and num > 0 else offset + (max(num, 0) + 1) * pattern_bytes
-        logger.warning("%s is of version 1, which has no map shape: its %d patterns are taken as one row.", path, num)
+        needed = num_bytes if not left and num > 0 else offset + (max(num, 0) + 1) * pattern_bytes
+        map_shape, step_um = _map_beside(path, num)
     else:
         cols, rows = struct.unpack_from("<2I", head, 17) if len(head) == 42 else (0, 0)
         if len(head) == 42 and head[25]:
-            raise ValueError(
-                f"{path} was scanned on a hexagonal grid ({rows} rows of {cols}), but only square grids are read: neighbours, "
-                "maps and blocks mean rows and columns. Convert it to a square grid in OIM Analysis."
-            )
+            raise not_square(f"{path} was scanned on a hexagonal grid ({rows} rows of {cols})")
         step_x, step_y = struct.unpack_from("<2d", head, 26) if len(head) == 42 else (0.0, 0.0)
-        map_shape, step_um = (rows, cols), (step_y, step_x) if step_x > 0 and step_y > 0 else None
+        map_shape, step_um = (rows, cols), known_step(step_y, step_x)
         needed = offset + rows * cols * pattern_bytes
     num = map_shape[0] * map_shape[1]
     if num_bytes < needed or num < 1:
@@ -72,3 +77,28 @@ def open_up(path: Path) -> Scan:
         step_um=step_um,
         metadata={"format_version": version},
     )
+
+
+def _map_beside(path: Path, num: int) -> tuple[tuple[int, int], tuple[float, float] | None]:
+    """Return rows and columns of so many patterns, and their step, from the map of the same name; one row where there is none."""
+    for beside in sorted(path.parent.iterdir()):
+        if beside.stem != path.stem or beside.suffix.lower() not in MAPS_BESIDE:
+            continue
+        if beside.suffix.lower() == ".ang":
+            scan = open_ang(beside)
+        else:
+            with open_h5(beside) as file:
+                scan = open_edax(beside, file, "processed")[0]
+        if scan.map_shape[0] * scan.map_shape[1] != num:
+            raise ValueError(
+                f"{path} has {num} patterns, but {beside.name}, which would say their map, {scan.map_shape[0]} x "
+                f"{scan.map_shape[1]} points. Copy both again, or rename the map if it is of another scan."
+            )
+        logger.info("%s is of version 1: its map of %d x %d points is that of %s.", path, *scan.map_shape, beside.name)
+        return scan.map_shape, scan.step_um
+    logger.warning(
+        "%s is of version 1, which has no map shape: its %d patterns are taken as one row, in which maps and neighbours mean "
+        "little. Put the scan's .ang (or .oh5, .edaxh5) beside it as %s.ang.",
+        *(path, num, path.stem),
+    )
+    return (1, num), None

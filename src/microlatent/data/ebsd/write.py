@@ -14,24 +14,17 @@ from typing import Any
 import h5py
 import numpy as np
 
+from microlatent.data.ebsd import kikuchipy, oxford
 from microlatent.data.ebsd.elements import ATOMIC_NUMBER
+from microlatent.data.ebsd.scan import EULER
 from microlatent.files import atomic
 
 Blocks = np.ndarray | Iterable[np.ndarray]  # all patterns (N, h, w), or blocks of them in the order of points
 CHUNK_BYTES = 256 * 1024  # patterns are compressed and read in pieces of about this size
 
-# Names of the datasets of H5OINA (/1/EBSD/Data) by our columns, with their types.
-OXFORD_COLUMNS = {
-    "bandcontrast": ("Band Contrast", np.uint8),
-    "band_slope": ("Band Slope", np.uint8),
-    "bands": ("Bands", np.uint8),
-    "error": ("Error", np.uint8),
-    "mad_rad": ("Mean Angular Deviation", np.float32),
-    "pattern_quality": ("Pattern Quality", np.float32),
-    "phase": ("Phase", np.uint8),
-}
-EULER = ("phi1_rad", "Phi_rad", "phi2_rad")
-KIKUCHIPY_COLUMNS = {"phi1_rad": "phi1", "Phi_rad": "Phi", "phi2_rad": "phi2", "phase": "phase_id"}
+# Types of the data sets of H5OINA.
+OXFORD_TYPES = dict.fromkeys(("bandcontrast", "band_slope", "bands", "error", "phase"), np.uint8)
+OXFORD_TYPES |= dict.fromkeys(("mad_rad", "pattern_quality"), np.float32)
 
 
 @dataclass(kw_only=True)
@@ -75,7 +68,7 @@ def write_h5oina(
     step_um
         Distance of neighbouring rows and of neighbouring columns.
     columns
-        Values (N,) by our names: those of ``OXFORD_COLUMNS``, phi1_rad, Phi_rad and phi2_rad. Phase 0 is not indexed.
+        Values (N,) by our names: those of ``oxford.COLUMNS``, phi1_rad, Phi_rad and phi2_rad. Phase 0 is not indexed.
     elements
         Weight percent (N,) by chemical symbol.
     phases
@@ -127,9 +120,9 @@ def write_h5oina(
         header["Detector Orientation Euler"] = np.array([[0, np.pi / 2 + np.radians(detector_tilt_deg), 0]], np.float32)
         if pattern_centre is not None:
             centre, ratio = np.broadcast_to(np.asarray(pattern_centre, float), (num, 3)), shape[0] / shape[1]
-            oxford = np.stack([centre[:, 0], (1 - centre[:, 1]) * ratio, centre[:, 2] * ratio], -1).astype(np.float32)
+            stored = np.stack([centre[:, 0], (1 - centre[:, 1]) * ratio, centre[:, 2] * ratio], -1).astype(np.float32)
             for axis, name in enumerate(("Pattern Center X", "Pattern Center Y", "Detector Distance")):
-                data[name] = oxford[:, axis]
+                data[name] = stored[:, axis]
         for number, phase in (phases or {}).items():
             _write_oxford_phase(header.create_group(f"Phases/{number}"), phase)
         if elements:
@@ -181,7 +174,7 @@ def write_kikuchipy(
         if columns:
             points = scan.create_group("EBSD/CrystalMap/crystal_map/data")
             for name, values in columns.items():
-                points[KIKUCHIPY_COLUMNS.get(name, name)] = _per_point(name, values, num)
+                points[kikuchipy.COLUMNS.get(name, name)] = _per_point(name, values, num)
             for name, axis, step in zip("yx", np.indices(map_shape), step_um, strict=True):
                 points[name] = axis.ravel() * float(step)
         for number, phase in (phases or {}).items():
@@ -214,14 +207,14 @@ def _write_patterns(group: h5py.Group, name: str, patterns: Blocks, num: int, co
 
 
 def _write_oxford_columns(data: h5py.Group, columns: dict[str, np.ndarray], num: int) -> None:
-    unknown = sorted(set(columns) - {*OXFORD_COLUMNS, *EULER})
+    unknown = sorted(set(columns) - {*oxford.COLUMNS, *EULER})
     if unknown:
-        raise ValueError(f"columns {unknown} have no place in H5OINA. It has {[*OXFORD_COLUMNS, *EULER]}.")
+        raise ValueError(f"columns {unknown} have no place in H5OINA. It has {[*oxford.COLUMNS, *EULER]}.")
     # Phase and Euler are what the format cannot be without.
     columns = {"phase": np.zeros(num, np.uint8)} | dict.fromkeys(EULER, np.zeros(num, np.float32)) | columns
-    for name, (dataset, dtype) in OXFORD_COLUMNS.items():
+    for name, dataset in oxford.COLUMNS.items():
         if name in columns:
-            data[dataset] = _per_point(name, columns[name], num).astype(dtype)
+            data[dataset] = _per_point(name, columns[name], num).astype(OXFORD_TYPES[name])
     data["Euler"] = np.stack([_per_point(name, columns[name], num) for name in EULER], -1).astype(np.float32)
     data["Euler"].attrs["Unit"] = "rad"
 
