@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from microlatent.data.ebsd.csv import ALIASES
+from microlatent.data.ebsd.csv import ALIASES, read_fields
 
 logger = logging.getLogger(__name__)
 
@@ -66,19 +66,21 @@ def _places(key: str, path: Path) -> np.ndarray:
 
 def _columns(key: str, path: Path, names: tuple[str, ...]) -> pd.DataFrame:
     """Read those of the named columns that a CSV has, whatever the capitals and spaces of their headers."""
-    given = {"skipinitialspace": True, "encoding": "utf-8-sig"}
-    found = {header: _name(header) for header in pd.read_csv(path, nrows=0, **given)}
-    wanted = {header: name for header, name in found.items() if name in names}
-    absent = [name for name in ("x", "y") if name not in wanted.values()]
+    headers, table, separator, _ = read_fields(path)
+    table.columns = found = [_name(header) for header in headers]
+    wanted = [name for name in found if name in names]
+    absent = [name for name in ("x", "y") if name not in wanted]
     if absent:
-        raise ValueError(f"{key}: {path} has the columns {list(found)}, but lacks {', '.join(absent)}. Name them so.")
-    if len(set(wanted.values())) < len(wanted):
-        raise ValueError(f"{key}: {path} has the columns {list(wanted)}, two of which mean the same. Delete one.")
-    text = {header: str.strip for header, name in wanted.items() if name == "scan"}  # a scan called 001 is no number
-    table = pd.read_csv(path, usecols=list(wanted), converters=text, **given).rename(columns=wanted)
-    for name in table.columns.drop("scan", errors="ignore"):
-        table[name] = pd.to_numeric(table[name], errors="coerce").astype(float)
-    return table
+        raise ValueError(f"{key}: {path} has the columns {headers}, but lacks {', '.join(absent)}. Name them so.")
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"{key}: {path} has the columns {headers}, two of which mean the same. Delete one.")
+    table = table[wanted].copy()
+    for name in wanted:
+        written = table[name]
+        if name != "scan" and written.dtype.kind not in "fiub":
+            written = written.astype(str).str.replace(",", ".") if separator != "," else written
+            table[name] = pd.to_numeric(written, errors="coerce")
+    return table.astype({name: float for name in wanted if name != "scan"})
 
 
 def _name(header: object) -> str:

@@ -55,7 +55,7 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     ValueError
         The columns x and y are missing, rows have more fields than the headers, or coordinates are doubled or no whole numbers.
     """
-    headers, table, separator, first_line = _fields(path)
+    headers, table, separator, first_line = read_fields(path)
     names, units = _names(path, headers)
     table.columns = names
     missing = [name for name in ("x", "y") if name not in names]
@@ -74,8 +74,8 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     return table, {name: unit for name, unit in units.items() if name in table}
 
 
-def _fields(path: Path) -> tuple[list[str], pd.DataFrame, str, int]:
-    """Return the headers, the fields below them as pandas takes them, what separates them, and the line of the first row."""
+def read_fields(path: Path) -> tuple[list[str], pd.DataFrame, str, int]:
+    """Read the headers of a CSV, the fields below them as pandas takes them, what separates them, and the first row's line."""
     raw = path.read_bytes()
     utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")  # Excel's "Unicode text"
     lines = raw.decode("utf-16" if utf16 else "utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -95,7 +95,7 @@ def _fields(path: Path) -> tuple[list[str], pd.DataFrame, str, int]:
             index_col=False,
             skipinitialspace=True,
             low_memory=False,
-            dtype={at: str for at, name in enumerate(headers) if name.lower() == "scan"},  # a scan called 001 is no number
+            converters={at: str.strip for at, name in enumerate(headers) if name.lower() == "scan"},  # 001 is no number
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"{path} is no table with one line of headers ({error}). Write the map again as CSV.") from error
