@@ -70,6 +70,7 @@ def test_default_targets_are_band_contrast_and_every_element_each_found_by_every
     assert [significant(tables["element_Al"], metric) for metric in METRICS] == [[]] * len(METRICS)
 
 
+@pytest.mark.slow
 def test_files_of_the_highest_dimension_fit_one_another(settings, tmp_path):
     region = ("task.roi_xrange=[2,20]", "task.roi_yrange=[1,19]")
     made = settings("task.targets=[bandcontrast]", "task.metrics=[pearson,hsic]", *region)

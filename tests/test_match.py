@@ -50,6 +50,7 @@ def test_trajectory_that_misses_a_tenth_of_its_patches_is_dropped(done):
     assert done[1]["trajectories"] == 12
 
 
+@pytest.mark.slow
 def test_lower_share_keeps_it(folder, tmp_path):
     assert match.run(settings(folder, min_found=0.85), tmp_path, NullTracker())["matched_share"] == 1
 
@@ -72,6 +73,7 @@ def test_cells_that_change_slowly_step_less_than_random_pairs(done):
     assert done[1]["step_shorter_probability"] > 0.8
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_files(done, folder, tmp_path):
     match.run(settings(folder, reference_files=True), tmp_path, NullTracker())
     files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.*"))

@@ -195,6 +195,7 @@ def test_without_an_effect_the_auc_is_one_half(labels, folds):
     assert np.mean(found) == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.slow
 def test_p_values_of_shuffled_outcomes_are_spread_out():
     rng = np.random.default_rng(0)
     p = []

@@ -178,6 +178,7 @@ def test_the_refusal_names_what_was_asked_for(tmp_path):
         pickles.load(written(tmp_path, pickle.dumps(Call(__import__("os").system, "true"))))
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     data=st.one_of(

@@ -94,6 +94,7 @@ def test_loss_falls(fit):
     assert losses["val_recon"].iloc[-1] < 0.6 * losses["val_recon"].iloc[0]
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_history_and_another_seed_another(fit):
     folders = [fit("trainer.epochs=2", f"seed={seed}") for seed in (3, 3, 4)]
     assert differing_history(folders[0] / "history.csv", folders[1] / "history.csv") is None
@@ -113,7 +114,7 @@ def stop_after(monkeypatch, batches: int) -> None:
     monkeypatch.setattr(training.Sums, "add", counted)
 
 
-@pytest.mark.parametrize("batches", [3, 11, 20])
+@pytest.mark.parametrize("batches", [pytest.param(3, marks=pytest.mark.slow), 11, pytest.param(20, marks=pytest.mark.slow)])
 def test_resumed_run_equals_uninterrupted_run_bit_for_bit(fit, monkeypatch, batches, compose):
     options = ["trainer.epochs=3", "trainer.warmup_steps=5", "model.revive_dead_codes=true"]
     whole = fit(*options)
@@ -142,6 +143,7 @@ def test_resumed_run_with_more_epochs_says_so_in_its_config(fit):
     assert run.read_config(folder)["resume"] is None
 
 
+@pytest.mark.slow
 def test_last_batch_smaller_than_its_pieces_is_taken(fit):
     assert len(history(fit("trainer.epochs=1", "trainer.batch_size=30", "trainer.accumulate=16"))) == 1
 
@@ -286,6 +288,7 @@ def test_monitored_term_chooses_the_best_epoch_and_a_wrong_one_is_named(fit):
         fit("trainer.epochs=1", "trainer.monitor=recno")
 
 
+@pytest.mark.slow
 def test_early_stopping_counts_epochs_without_improvement(fit):
     losses = history(fit("trainer.epochs=40", "trainer.patience=2", "trainer.lr=1e-12"))
     best = losses["val_total"].idxmin()
