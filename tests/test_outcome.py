@@ -469,6 +469,7 @@ def settings_of(folder, **options):
     return Settings(data=PartitionsConfig(name="partitions"), task=config)
 
 
+@pytest.mark.slow
 def test_the_task_predicts_and_without_a_run_leaves_the_images_out(cohort, tmp_path, caplog):
     folder, _ = cohort
     numbers = task.run(settings_of(folder), tmp_path, NullTracker())

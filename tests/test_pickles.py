@@ -251,6 +251,7 @@ def test_nested_and_repeated_containers_end(tmp_path):
         pickles.load(written(tmp_path, b"]" * 5000 + b"a" * 4999 + b"."))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [b"K\x01s.", b"K\x01u.", b"\x90.", b"\x91.", b"K\x01d."])
 def test_endless_keys_do_not_end_the_process(tmp_path, end):
     opening = {b"s": b"}", b"u": b"}(", b"\x90": b"\x8f(", b"\x91": b"(", b"d": b"("}[end[-2:-1]]

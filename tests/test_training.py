@@ -271,7 +271,12 @@ def test_evaluation_leaves_weights_and_statistics_alone(fit):
 
 
 @pytest.mark.parametrize(
-    "options", [["trainer.precision=bf16"], ["trainer.clip_norm=0.1", "trainer.lr_schedule=cosine"], ["trainer.weight_decay=0.1"]]
+    "options",
+    [
+        ["trainer.clip_norm=0.1", "trainer.lr_schedule=cosine"],
+        pytest.param(["trainer.precision=bf16"], marks=pytest.mark.slow),
+        pytest.param(["trainer.weight_decay=0.1"], marks=pytest.mark.slow),
+    ],
 )
 def test_options_of_the_loop_train(fit, options):
     losses = history(fit("trainer.epochs=4", "trainer.lr=0.01", *options))
