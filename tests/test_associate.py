@@ -10,7 +10,7 @@ from microlatent.analysis import agreement
 from microlatent.data.latents import Latents
 from microlatent.schemas.task import METRICS
 from microlatent.tasks import associate
-from microlatent.tasks.associate_targets import latent_norm
+from microlatent.tasks.associate_targets import grains_of, latent_norm
 from microlatent.tracking import NullTracker
 from tests.specimen import write_scan_latents
 
@@ -46,6 +46,7 @@ def significant(table, metric, source="latent"):
     return mine["dim"][mine[f"q_{metric}"] < 0.05].tolist()
 
 
+@pytest.mark.slow
 def test_planted_latents_are_found_and_the_unrelated_element_is_not(command, latents):
     arguments = ("task=associate", "data=kikuchi", f"task.latents={latents}", "data.root=x", "logger=csv", *FEW)
     command("analyze", *arguments, "task.metrics=[pearson,dcorr]", "task.targets=[element_O,element_Al]")
@@ -103,6 +104,7 @@ def test_files_of_the_highest_dimension_fit_one_another(settings, tmp_path):
     assert report["provenance"]["format"] == "simulated"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("null", ["shift", "phase"])
 def test_holes_and_unknown_values_are_left_out(settings, tmp_path, null):
     path = write_scan_latents(tmp_path, holes=60)
@@ -181,8 +183,9 @@ def test_pictures_and_reports_of_partitions_and_of_elements_in_colours_are_writt
     made = settings(*clustered, "task.max_clusters=3", "task.synth_mode=rgb", "task.synth_elements=[Fe,O,Al]")
     numbers = associate.run(made, tmp_path / "out", NullTracker())
     assert numbers["dim_cluster-PCA"] == 5
-    report = json.loads((tmp_path / "out" / "cluster-PCA" / "report_cluster__cluster-PCA.json").read_text())
+    report = json.loads((tmp_path / "out" / "cluster-PCA" / "report_cluster__PCA.json").read_text())
     assert report["top_latent_by_cluster"][0].keys() == {"dim", "score", "k_lat", "k_ref", "p", "q"}
+    assert report["null_hypothesis"].startswith("The maps are independent")
     for name in ("figures/agreements.png", "figures/associations.png", "rgb-Fe_O_Al/element_rgb_rgb-Fe_O_Al.png"):
         assert (tmp_path / "out" / name).is_file()
 
@@ -211,6 +214,74 @@ def test_same_seed_gives_the_same_numbers(settings):
     assert not first["p_mi"].equals(other["p_mi"])
 
 
+def grains_file(latents, folder):
+    """Write a column of grains, squares of four by four points of which the first has no label, and values of each."""
+    obs = Latents.open(latents).obs
+    number = (obs["y"] // 4 * 6 + obs["x"] // 4).to_numpy()
+    value = np.random.default_rng(5).normal(size=number.max() + 1)[number]
+    table = pd.DataFrame({"x": obs["x"].to_numpy(), "y": obs["y"].to_numpy(), "grain": np.where(number, number, np.nan)})
+    table.assign(**{"value/of_grain": value}).to_csv(folder / "grains.csv", index=False)
+    return f"data.maps=[{folder / 'grains.csv'}]"
+
+
+def test_grains_are_labels_and_points_without_one_are_left_out(settings, latents, tmp_path, caplog):
+    maps = grains_file(latents, tmp_path)
+    options = (
+        "task.null=grains",
+        "task.grains=grain",
+        "task.targets=[value/of_grain,bandcontrast]",
+        "task.metrics=[pearson,hsic]",
+    )
+    with caplog.at_level("INFO"):
+        tables, targets = found(settings(*options, maps, "task.num_surrogates=99"))
+    assert [target.tag for target in targets] == ["value-of_grain", "bandcontrast"]
+    assert "16 of 480 points have no grain" in caplog.text
+    assert 0 in significant(tables["bandcontrast"], "pearson")  # smooth, so squares of it are not exchangeable: others may be too
+    assert significant(tables["value-of_grain"], "hsic") == []
+    made = settings("task.null=grains", "task.grains=grain", "task.metrics=[pearson]", maps)
+    opened = associate.open_all(made)
+    scored = associate.findings(opened.targets[0], opened, made)
+    report = associate.output.report(opened.targets[0], scored, {}, opened.latents, made)
+    assert (report["null"], report["grains"], report["roi"]["n"]) == ("grains", "grain", 464)
+    assert "beyond sharing grains" in report["null_hypothesis"]
+
+
+def test_grains_may_be_words_and_negative_numbers_are_none():
+    table = pd.DataFrame({"word": ["a", "b", None, "a", ""], "number": [7, -1, 3, np.nan, 7]})
+    assert grains_of(table, "word", None).tolist() == [0, 1, -1, 0, -1]
+    assert grains_of(table, "number", None).tolist() == [0, -1, 1, -1, 0]
+
+
+def test_tags_are_safe_and_their_own(settings, tmp_path):
+    table = pd.DataFrame({"x": np.arange(24), "y": 5, "a/b": np.arange(24.0), "a+b": np.arange(24.0), "tables": np.arange(24.0)})
+    table.to_csv(tmp_path / "more.csv", index=False)
+    for targets, words in (("[a/b,a+b]", "folder 'a-b', but 2 targets share it"), ("[tables]", "'tables', but the task writes")):
+        with pytest.raises(ValueError, match=words):
+            associate.open_all(settings(f"task.targets={targets}", f"data.maps=[{tmp_path / 'more.csv'}]"))
+
+
+def test_synthetic_map_alone_is_compared_and_says_its_range_where_it_is_true(settings):
+    for weights, unit in (("[3,1]", "(0 to 1)"), ("[3,-1]", "(no unit)")):
+        synthetic = ("task.synth_mode=sum", "task.synth_elements=[O,Al]", f"task.synth_weights={weights}")
+        (target,) = associate.open_all(settings("task.targets=[]", *synthetic)).targets
+        assert target.label.endswith(unit)
+    with pytest.raises(ValueError, match=r"task\.targets is empty"):
+        settings("task.targets=[]")
+
+
+def test_phases_of_maps_of_grains_are_warned_of(settings, caplog):
+    associate.open_all(settings("task.null=phase", "task.metrics=[pearson,mi]"))
+    assert "task.null=phase is for smooth maps: on maps of grains mi call" in caplog.text
+
+
+def test_points_that_never_meet_are_said(settings, tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"x": rng.permutation(24)[:20], "y": rng.permutation(20), "few": rng.normal(size=20)})
+    table.to_csv(tmp_path / "few.csv", index=False)
+    found(settings("task.targets=[few]", "task.metrics=[pearson]", f"data.maps=[{tmp_path / 'few.csv'}]"))
+    assert "few, pearson: no dimension could be tested, so every q is 1." in caplog.text
+
+
 def test_too_few_surrogates_are_said(settings, caplog):
     found(settings("task.targets=[element_O]", "task.metrics=[kendall]", "task.num_surrogates=19", "task.num_ranked=2"))
     assert "no q can be below 0.15" in caplog.text
@@ -229,6 +300,16 @@ REFUSED = [
     (("task.synth_mode=sum", "task.synth_elements=[O,Fe]", "task.synth_weights=[1]"), r"1 numbers for the 2 elements O, Fe"),
     (("task.synth_mode=sum", "task.synth_elements=[O,Fe]", "task.synth_weights=[1,-1]"), r"sum to zero"),
     (("task.synth_mode=rgb", "task.synth_elements=[O]", "task.synth_weights=[1]"), r"no effect on task\.synth_mode=rgb"),
+    (("task.synth_mode=sum", "task.synth_elements=[O,O]"), r"task\.synth_elements names \['O'\] more than once"),
+    (("task.synth_mode=sum", "task.synth_elements=[]"), r"task\.synth_elements is empty"),
+    (("task.synth_mode=sum", "task.synth_elements=[O,Fe]", "task.synth_weights=[1,0]"), r"a weight of 0 takes no part"),
+    (("task.null=grains",), r"task\.null=grains needs the column of grains"),
+    (("task.grains=true_grain",), r"task\.grains=true_grain has no effect on task\.null=shift"),
+    (("task.null=grains", "task.grains=true_grain"), r"tells 4 grains among the points of bandcontrast.*at least 8"),
+    (("task.null=grains", "task.grains=element_O"), r"'element_O', whose values are no whole numbers"),
+    (("task.null=grains", "task.grains=row"), r"tells 480 grains among 480 points of bandcontrast.*no labels of grains"),
+    (("task.null=grains", "task.grains=true_grains"), r"names 'true_grains'.*Did you mean 'true_grain'"),
+    (("task.mi_neighbours=480",), r"task\.mi_neighbours is 480, but bandcontrast has 480 points"),
     (("task.features=cNMF",), r"needs columns cNMF_1"),
     (("task.targets=[x]", "task.roi_xrange=[2,3]"), r"nothing to compare"),
 ]

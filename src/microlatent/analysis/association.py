@@ -1,11 +1,16 @@
 """Latent dimensions ranked by their association with a map of the same points, with significance that holds on maps.
 
+What significance means depends on the null. ``shift`` and ``phase`` test that the maps are not independent, for which sharing
+grain boundaries is enough, above all for mi, hsic and dcorr; ``phase`` is for smooth maps, not for maps of grains. Whether a
+property goes with the latents beyond sharing grains needs ``grains`` (see ``surrogates``).
+
 Shapes: n points, D latent dimensions, B surrogates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +24,7 @@ from microlatent.analysis.surrogates import Box, Torus, bounding_box, exceeding
 SIGNED = ("pearson", "spearman", "kendall", "pp_spatial")  # ranked by absolute value, the others as they are
 LINEAR = ("pearson", "spearman", "pp_spatial")  # Pearson's r of something
 FEWEST_POINTS = 20
+SIGNIFICANT = 0.05  # false discovery rate below which a result is called
 MAIN_FEATURES = 1e-4  # kernel features of less than this share of the first one's variance do not enter the null of hsic
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green, blue (ITU-R BT.709)
 
@@ -26,10 +32,21 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green, blue (ITU-R BT.
 class Null(NamedTuple):
     """What a metric is compared with."""
 
-    kind: str = "shift"  # shift or phase
+    kind: str = "shift"  # shift, phase or grains
     num: int = 999  # surrogates, where not all shifts are taken at once
     num_ranked: int = 10  # dimensions of a costly metric that get one, the highest first
     seed: int = 0
+    grains: NDArray | None = None  # (n,) of kind grains: each point's, whole numbers; negative where it has none
+
+
+HYPOTHESES = {  # by kind of null, what a low p rejects, and what is enough for it
+    "shift": "The maps are independent, the target being as likely anywhere else on the map; sharing grain boundaries is enough "
+    "to reject it, above all by mi, hsic and dcorr.",
+    "phase": "The maps are independent, the target being a smooth random map of its own spectrum and values; sharing grain "
+    "boundaries, or having any, is enough to reject it, above all by mi, hsic and dcorr.",
+    "grains": "The latent does not depend on which grain has which mean of the target; only what goes beyond sharing grains "
+    "rejects it.",
+}
 
 
 class Association(NamedTuple):
@@ -57,7 +74,8 @@ def associate(
     Parameters
     ----------
     latents, target
-        (n, D) and (n,). Points whose target is not finite are left out; a dimension that is not finite has NaN.
+        (n, D) and (n,). Points whose target is not finite, and of null grains those without one, are left out; a dimension that
+        is not finite has NaN.
     x, y
         (n,) integer map column and row.
     max_points
@@ -75,6 +93,9 @@ def associate(
     is conservative. The p-value of dcorr is that of the corrected one, which does not grow where holes leave fewer points.
     """
     known = np.isfinite(target)
+    if null.grains is not None:
+        known &= null.grains >= 0
+        null = null._replace(grains=np.unique(null.grains[known], return_inverse=True)[1])
     latents, target, x, y = np.asarray(latents, np.float64)[known], np.asarray(target, np.float64)[known], x[known], y[known]
     box = bounding_box(x, y)
     seen = np.arange(len(target))
@@ -83,10 +104,10 @@ def associate(
     columns, p_values, counts, tested = {}, {}, {}, {}
     for metric in metrics:
         if metric in LINEAR:
-            left, right = linear_form(metric, latents, target, x, y, trend_degree)
+            form = partial(linear_form, metric, x=x, y=y, degree=trend_degree)
+            left, right = form(latents), form(target[:, None])[:, 0]
             columns[metric] = dependence.pearson(left, right)
-            trend = (x, y, trend_degree) if metric == "pp_spatial" else None
-            exceed, num = linear_null(left, right, box, null, trend)
+            exceed, num = shift_null(left, right, box) if null.kind == "shift" else linear_null(left, target, form, box, null)
         elif metric == "hsic":
             columns["hsic"], columns["nhsic"] = dependence.hsic(latents, target)
             if null.kind == "shift":
@@ -134,36 +155,38 @@ def paired_scores(metric: str, latents: NDArray, target: NDArray, neighbours: in
 # ------------------------------------------------------------------------------------------------------------ nulls
 
 
-def linear_form(metric: str, latents: NDArray, target: NDArray, x: NDArray, y: NDArray, degree: int) -> tuple[NDArray, NDArray]:
-    """Return latents (n, D) and target (n,) whose Pearson correlation is the metric."""
+def linear_form(metric: str, values: NDArray, x: NDArray, y: NDArray, degree: int) -> NDArray:
+    """Return what columns (n, D), latents or targets, become, so that their Pearson correlation is the metric."""
     if metric == "spearman":
-        return dependence.ranks(latents), dependence.ranks(target[:, None])[:, 0]
-    if metric == "pp_spatial":
-        return dependence.detrended(latents, x, y, degree), dependence.detrended(target[:, None], x, y, degree)[:, 0]
-    return latents, target
+        return dependence.ranks(values)
+    return dependence.detrended(values, x, y, degree) if metric == "pp_spatial" else values
 
 
-def linear_null(
-    latents: NDArray, target: NDArray, box: Box, null: Null, trend: tuple[NDArray, NDArray, int] | None = None
-) -> tuple[NDArray, NDArray]:
-    """Return how many surrogates reach each dimension's |r| (D,), and how many there are (D,).
-
-    ``trend`` (x, y, degree) is taken off random maps as it was off the target.
-    """
-    width = latents.shape[1]
-    exceed, num = np.zeros(width, int), np.zeros(width, int)
-    if not np.isfinite(target).all():
-        return exceed, num
-    if null.kind == "shift":
+def shift_null(latents: NDArray, target: NDArray, box: Box) -> tuple[NDArray, NDArray]:
+    """Return how many of all shifts reach each dimension's |r| (D,), and how many there are (D,)."""
+    exceed, num = np.zeros(latents.shape[1], int), np.zeros(latents.shape[1], int)
+    if np.isfinite(target).all():
         for part, r in surrogates.shifted_correlations(latents, target, box):
             r = np.abs(r, out=r)
             exceed[part], num[part] = exceeding(r[:, 1:], r[:, 0])
+    return exceed, num
+
+
+def linear_null(
+    latents: NDArray, target: NDArray, form: Callable[[NDArray], NDArray], box: Box, null: Null
+) -> tuple[NDArray, NDArray]:
+    """Return how many surrogates of the target reach each dimension's |r| (D,), and how many there are (D,).
+
+    ``form`` makes of surrogates (n, b) what was made of the latents: ranks, or what a trend leaves.
+    """
+    exceed, num = np.zeros(latents.shape[1], int), np.zeros(latents.shape[1], int)
+    formed = form(target[:, None])
+    if not np.isfinite(formed).all():
         return exceed, num
-    z = surrogates.standardised(latents) / len(target)
-    observed = np.abs(surrogates.standardised(target[:, None])[:, 0] @ z)
-    for block in surrogates.phase_surrogates(target, box, null.num, null.seed):
-        block = block.T if trend is None else dependence.without_trend(block.T, *trend)
-        more, there = exceeding(np.abs(z.T @ surrogates.standardised(block)), observed)
+    z = surrogates.standardised(latents).T / len(target)
+    observed = np.abs(z @ surrogates.standardised(formed))[:, 0]
+    for block in drawn(target if null.kind == "grains" else formed[:, 0], box, null):  # a trend is no part of a random map
+        more, there = exceeding(np.abs(z @ surrogates.standardised(form(block.T))), observed)
         exceed, num = exceed + more, num + there
     return exceed, num
 
@@ -229,8 +252,13 @@ def ranked_null(
         in_order = dependence.kernel_features(np.sort(target))  # random maps have the target's values, so its features
 
         def every(block: NDArray) -> NDArray:
-            of_y = [in_order[row.argsort().argsort()] for row in block]
-            return by_dimension(lambda at: np.array([np.square(features[at].T @ one).sum() for one in of_y]), len(chosen))
+            if null.kind == "phase":
+                of_y = [in_order[row.argsort().argsort()] for row in block]
+            else:
+                of_y = [dependence.kernel_features(row) for row in block]
+            own = [np.linalg.norm(np.square(one).sum(0)) for one in of_y]  # dealt to grains of other sizes, values differ
+            both = list(zip(of_y, own, strict=True))
+            return by_dimension(lambda at: np.array([np.square(features[at].T @ y).sum() / by for y, by in both]), len(chosen))
     else:
         paired = Paired("dcorr_corrected" if metric == "dcorr" else metric, target, neighbours, null.seed)
         values = paired.target()
@@ -248,6 +276,8 @@ def ranked_null(
 
 def drawn(values: NDArray, box: Box, null: Null) -> Iterator[NDArray]:
     """Yield blocks (b, n) of surrogates of the kind asked for."""
+    if null.kind == "grains":
+        return surrogates.grain_surrogates(values, null.grains, null.num, null.seed)
     make = surrogates.shift_surrogates if null.kind == "shift" else surrogates.phase_surrogates
     return make(values, box, null.num, null.seed)
 

@@ -32,9 +32,9 @@ from scipy.special import digamma
 from scipy.stats import rankdata
 
 from microlatent.analysis import pairs
-from microlatent.analysis.surrogates import standardised
+from microlatent.analysis.surrogates import standardised, varying
 
-LANDMARKS = 32  # of the low-rank kernels; in one dimension their relative error is below 1e-5
+LANDMARKS = 16, 96  # of the low-rank kernels: at quantiles; at most so many evenly spaced
 RANK_FLOOR = 1e-11  # of an eigenvalue to the largest: smaller ones are rounding
 NOISE = 1e-10  # of mutual information, in units of the mean absolute value: parts tied points
 
@@ -122,7 +122,7 @@ class Paired(NamedTuple):
 
     def scores(self, x: NDArray) -> NDArray:
         """Return the metric of every dimension (D,)."""
-        if not np.ptp(self.y) > 0:
+        if not varying(self.y):
             return np.full(x.shape[1], np.nan)
         target = self.target()[None]
         return by_dimension(lambda dim: self.of(x[:, dim], target)[0], x.shape[1])
@@ -130,7 +130,7 @@ class Paired(NamedTuple):
     def of(self, x: NDArray, targets: NDArray) -> NDArray:
         """Return the metric of one dimension (n,) with each of a block of targets (b, n), NaN where a point has none."""
         x = np.asarray(x, np.float64)
-        if not (np.isfinite(x).all() and np.ptp(x) > 1e-12 * np.abs(x).max()):
+        if not varying(x):
             return np.full(len(targets), np.nan)
         if self.metric == "mi":
             x = apart(x, (self.seed, 2))
@@ -190,17 +190,15 @@ def dcorr_corrected(x: NDArray, y: NDArray) -> NDArray:
 def kernel_features(x: NDArray) -> NDArray | None:
     """Return centred features (n, r) whose products are the centred Gaussian kernel of values (n,); None where they are alike.
 
-    The kernel is exp(-d^2 / (2 s^2)); s is the median of the distances that are not zero. Features come from ``LANDMARKS``
-    values (half at quantiles, half evenly spaced), the Nystroem method: Williams & Seeger 2001. They stand in order of their
-    variance, at right angles.
+    The kernel is exp(-d^2 / (2 s^2)); s is the median of the distances that are not zero. Features come from ``landmarks``, the
+    Nystroem method: Williams & Seeger 2001. They stand in order of their variance, at right angles.
     """
     x = np.asarray(x, np.float64)
-    if not np.isfinite(x).all() or not np.ptp(x) > 1e-12 * np.abs(x).max():
+    if not varying(x):
         return None
     ordered = np.sort(x)
     scale = np.sqrt(2) * pairs.median_distance(ordered)
-    evenly = np.linspace(ordered[0], ordered[-1], LANDMARKS // 2)
-    marks = np.unique(np.concatenate([np.quantile(ordered, np.linspace(0, 1, LANDMARKS // 2 + 2)[1:-1]), evenly])) / scale
+    marks = landmarks(ordered / scale)
     power, turn = np.linalg.eigh(np.exp(-((marks[:, None] - marks) ** 2)))
     kept = power > RANK_FLOOR * power[-1]
     features = np.exp(-((x[:, None] / scale - marks) ** 2)) @ (turn[:, kept] / np.sqrt(power[kept]))
@@ -209,12 +207,31 @@ def kernel_features(x: NDArray) -> NDArray | None:
     return features @ turn[:, ::-1]
 
 
+def landmarks(values: NDArray) -> NDArray:
+    """Return the places (m,) whose kernels stand for those of sorted values, in units in which the kernel is exp(-d^2).
+
+    Some lie at quantiles; two for each unit lie where values are, for gaps wider than a kernel need none: values with a heavy
+    tail get more, up to a bound. Of few values, all.
+    """
+    at_quantiles, evenly = LANDMARKS
+    if len(values) <= sum(LANDMARKS):
+        return np.unique(values)
+    way = np.concatenate([[0], np.cumsum(np.minimum(np.diff(values), 1))])
+    along = np.linspace(0, way[-1], int(np.clip(2 * way[-1], at_quantiles, evenly)))
+    return np.unique(
+        np.concatenate([np.quantile(values, np.linspace(0, 1, at_quantiles + 2)[1:-1]), np.interp(along, way, values)])
+    )
+
+
 def hsic(x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
     """Return the biased Hilbert-Schmidt independence criterion tr(K H L H) / (n - 1)^2, and normalised, both (D,).
 
-    Gaussian kernels exp(-d^2 / (2 s^2)) with the median heuristic, to a relative error below 1e-5 (``kernel_features``). It is
-    the biased V-statistic, whatever it is called elsewhere: above 0 also where independent, by about 1/n. Values of different
-    targets do not compare; the normalised, HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)), 0 to 1, do.
+    Gaussian kernels exp(-d^2 / (2 s^2)) with the median heuristic (``kernel_features``). The relative error is below 1e-8 of
+    normal and grey values, 0.1 % of lognormal ones (sigma 1), 1 % with heavier tails (lognormal of sigma 2, t with 2 degrees of
+    freedom) and some per cent without moments (Cauchy), as measured with 150 to 2000 values.
+
+    It is the biased V-statistic, whatever it is called elsewhere: above 0 also where independent, by about 1/n. Values of
+    different targets do not compare; the normalised, HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)), 0 to 1, do.
 
     Source: Gretton et al. 2005, ALT, eq. 9; normalised: Cortes, Mohri & Rostamizadeh 2012 (centred kernel alignment).
     """

@@ -1,8 +1,16 @@
 """What chance does on maps: surrogates of a map that keep its smoothness and lose its tie to another map.
 
 Neighbouring points of a map are alike, so a p-value that counts points as independent is wrong by orders of magnitude. Here a
-statistic is compared with the same statistic of the target moved over the map (toroidal shifts), or of random maps with the
-target's own spectrum and values (phase randomisation). Both hold the latents fixed, and holes stay where they are.
+statistic is compared with the same statistic of the target moved over the map (toroidal shifts), of random maps with the
+target's own spectrum and values (phase randomisation), or of the target with its grains' means dealt anew (grains). All hold the
+latents fixed, and holes stay where they are.
+
+What is tested differs. Shifts and phases test that two maps are not independent, and two maps of one specimen are not as soon as
+they share grain boundaries: values drawn for each grain on its own, for either map, are called associated by pearson in 18 to
+30 %, by dcorr and hsic in 40 to 80 % and by mi in all cases at a nominal 5 %. Whether a property goes with the latents beyond
+sharing grains is tested by dealing grain means. Phases are for smooth maps: of independent maps of 20 grains each, mi calls all
+associated, hsic a quarter and dcorr 15 %; of these, shifts only mislead mi (21 %). With a fifth of the points missing, phases
+mislead mi on smooth maps too (12 to 16 %), for a spectrum known from fewer pairs makes rougher maps.
 
 A map is a cut-out, not a torus: its opposite edges do not fit, and a shift that joins them makes surrogates rougher than the
 map, which calls too much significant. So maps are continued by their mirror images first (the torus is 2R x 2C, and smooth).
@@ -23,7 +31,9 @@ from scipy import fft
 from scipy.special import ndtri
 
 BLOCK_BYTES = 128e6  # memory that a block of maps may take
-LEAST_SHARE = 0.5  # of the points must meet points after a shift, or the shift does not count
+LEAST_SHARE = 0.5  # of the points that meet points on average must do so after a shift, or the shift does not count
+LEAST_MEETING = 10  # points that must do so in any case
+ROUNDING = 1e-12  # of the largest value: values that differ by less are constant
 TOLERANCE = 1e-9  # statistics that differ by less are equal: sums in another order are not the same to the last digit
 
 
@@ -69,7 +79,8 @@ class Torus:
         there = np.ones(len(box.flat))
         self.window, self.there = self.fixed(there), self.moved(there)
         count = np.rint(self.sums(self.window, self.there))
-        self.count = np.where(count >= max(LEAST_SHARE * len(box.flat), 3), count, 0)
+        share = len(box.flat) / (box.shape[0] * box.shape[1])  # of the box is there, so of the points meets points on average
+        self.count = np.where(count >= max(LEAST_SHARE * share * len(box.flat), LEAST_MEETING), count, 0)
 
     def fixed(self, values: NDArray) -> NDArray:
         """Return the transform of values (..., n) in the window."""
@@ -120,13 +131,18 @@ def shifted_correlations(x: NDArray, y: NDArray, box: Box) -> Iterator[tuple[sli
             yield part, covariance / np.sqrt(x_var * y_var)
 
 
+def varying(x: NDArray) -> NDArray:
+    """Return which columns (D,) of (n, D), or whether values (n,), are finite and differ by more than rounding."""
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(x).all(0) & (np.ptp(x, axis=0) > ROUNDING * np.abs(x).max(0))
+
+
 def standardised(x: NDArray) -> NDArray:
     """Return columns (n, D) of mean 0 and variance 1; NaN where a column does not vary or has a value that is not finite."""
     x = np.asarray(x, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = x - x.mean(0)
-        spread = z.std(0)
-        return z / np.where(spread > 1e-12 * np.abs(x).max(0), spread, np.nan)
+        return z / np.where(varying(x), z.std(0), np.nan)
 
 
 # -------------------------------------------------------------------------------------------- surrogates one by one
@@ -167,6 +183,19 @@ def phase_surrogates(y: NDArray, box: Box, num: int, seed: int) -> Iterator[NDAr
         out = np.empty_like(at_points)
         np.put_along_axis(out, at_points.argsort(1), np.broadcast_to(values, out.shape), 1)
         yield out
+
+
+def grain_surrogates(y: NDArray, grains: NDArray, num: int, seed: int) -> Iterator[NDArray]:
+    """Yield blocks (b, n) of the target with its grains' means dealt anew; what each point has beyond its grain's stays.
+
+    ``grains`` (n,) whole numbers from 0, none left out. Exact where, but for their places, no grain is unlike another.
+    """
+    rng, y = np.random.default_rng((seed, 6)), np.asarray(y, np.float64)
+    means = np.bincount(grains, y) / np.bincount(grains)
+    rest = y - means[grains]
+    for part in blocks(num, len(y)):
+        dealt = rng.permuted(np.tile(means, (part.stop - part.start, 1)), axis=1)
+        yield dealt[:, grains] + rest
 
 
 def nearest_spectrum(power: NDArray) -> NDArray:

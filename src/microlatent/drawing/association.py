@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from microlatent import figures
+from microlatent.analysis.association import SIGNIFICANT
 from microlatent.drawing.scan_maps import BOTTOM_MM, CHANGE, LEFT_MM, RIGHT_MM, TALLEST_MM, TOP_MM, Window, missing, show_map
 from microlatent.drawing.tissue import HOLE
 
@@ -20,7 +21,6 @@ WIDE_MM = 44.0  # a map beside another
 MOST_POINTS = 5000  # of a scatter plot
 MOST_DIMS = 40  # of the overview, for each source
 CELL_MM, NAME_MM, HEAD_MM = 3.6, 16.0, 9.0
-SIGNIFICANT = 0.05
 
 
 class Side(NamedTuple):
@@ -70,7 +70,7 @@ def draw_pair(
     x, y = scored[known], latent.picture[known]
     if len(x) > MOST_POINTS:
         part = np.sort(np.random.default_rng(0).choice(len(x), MOST_POINTS, replace=False))
-        x, y, words = x[part], y[part], f"{words}; {MOST_POINTS} of {len(x)} points"
+        x, y, title = x[part], y[part], f"{title}; {MOST_POINTS} of {len(x)} points plotted"
     if target.num_clusters:
         x = x + np.random.default_rng(0).uniform(-0.3, 0.3, len(x))  # side by side, or they would hide each other
     size = float(np.clip(4000 / len(x), 1.0, 6.0))

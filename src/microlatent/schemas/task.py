@@ -368,7 +368,11 @@ class AssociateConfig:
     dims: list[int] | None = None  # latent dimensions from 0; default: all
     roi_xrange: list[int] | None = None  # map columns [first, end), half-open
     roi_yrange: list[int] | None = None  # map rows [first, end), half-open
-    null: str = "shift"  # surrogates of the target: shift (toroidal) or phase (randomised Fourier phases)
+    # Surrogates of the target. shift (toroidal) and phase (randomised Fourier phases; of smooth maps only) test that maps are not
+    # independent, for which sharing grain boundaries is enough, above all for mi, hsic and dcorr. grains (means of grains dealt
+    # anew) tests what goes with the latents beyond sharing grains.
+    null: str = "shift"
+    grains: str | None = None  # of null=grains: column of labels: true_grain, cluster_label, a grain number of data.maps
     num_surrogates: int = 999  # of the target, for every null that is not all shifts at once
     num_ranked: int = 10  # candidates of each costly metric (kendall, mi, dcorr) that get a null
     num_top: int = 3  # dimensions drawn and saved per metric
@@ -384,16 +388,24 @@ class AssociateConfig:
     agreement: str = "ari"  # of partitions: ari or nmi
 
     def __post_init__(self) -> None:
-        distinct("task.targets", self.targets)
+        if self.targets != [] or (self.synth_mode is None and self.features is None):  # else these are the only targets
+            distinct("task.targets", self.targets)
         distinct("task.metrics", self.metrics)
         distinct("task.dims", self.dims)
+        distinct("task.synth_elements", self.synth_elements)
         for metric in self.metrics:
             one_of("task.metrics", metric, METRICS)
         if not self.metrics:
             raise ValueError(f"task.metrics is [], but needs at least one of {', '.join(METRICS)}.")
         roi("task.roi_xrange", self.roi_xrange)
         roi("task.roi_yrange", self.roi_yrange)
-        one_of("task.null", self.null, ("shift", "phase"))
+        one_of("task.null", self.null, ("shift", "phase", "grains"))
+        if self.null == "grains" and self.grains is None:
+            raise ValueError("task.null=grains needs the column of grains: set task.grains, such as task.grains=true_grain.")
+        if self.null != "grains" and self.grains is not None:
+            raise ValueError(f"task.grains={self.grains} has no effect on task.null={self.null}. Leave it out, or set grains.")
+        if 0 in (self.synth_weights or []):
+            raise ValueError(f"task.synth_weights is {self.synth_weights}: a weight of 0 takes no part. Leave its element out.")
         at_least("task.num_surrogates", self.num_surrogates, 19)
         for key in ("num_ranked", "num_top", "mi_neighbours", "max_clusters"):
             at_least(f"task.{key}", getattr(self, key), 1)

@@ -3,8 +3,12 @@
 Reads the latents table of ``task=process`` and the columns of ``data.maps``. The baselines, PCA and NMF, are carried along, and
 the distance of each point's latents from their mean, in which the quality of patterns shows.
 Writes a folder for each target (``scores.csv``, a JSON report, figures and arrays of the highest dimensions),
-``tables/associations.csv`` and ``figures/associations.png`` over all of them. Significance is against surrogates that are as
-smooth as the maps, corrected over dimensions.
+``tables/associations.csv`` and ``figures/associations.png`` over all of them. Significance is against surrogates, corrected over
+dimensions.
+
+What it says depends on ``task.null``. ``shift`` and ``phase`` test that the maps are not independent, for which sharing grain
+boundaries is enough, above all for mi, hsic and dcorr; ``phase`` is for smooth maps, not for maps of grains. Whether a property
+goes with the latents beyond sharing grains needs ``task.null=grains``. Partitions are tested by shifts whatever the null.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from microlatent.analysis import agreement, surrogates
-from microlatent.analysis.association import SIGNED, Null, associate, least_q, ranked, strength
+from microlatent.analysis.association import SIGNED, SIGNIFICANT, Null, associate, least_q, ranked, strength
 from microlatent.data.latents import BASELINE
 from microlatent.files import write_csv
 from microlatent.progress import track
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
     from microlatent.run import Rehearsal
 
 log = logging.getLogger(__name__)
-SIGNIFICANT = 0.05
 # Microseconds that one metric of one dimension takes for each point, on one core.
 COST_US = {"kendall": 0.25, "mi": 1.1, "dcorr": 0.7, "hsic": 5.0, "pearson": 0.1, "spearman": 0.2, "pp_spatial": 0.1}
 
@@ -65,6 +68,8 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     costly = [metric for metric in task.metrics if metric in ("kendall", "mi", "dcorr")]
     each = sum(COST_US[metric] * (num if metric not in costly else seen) * width for metric in task.metrics)
     each += sum(COST_US[metric] * seen * tests for metric in costly)
+    if "hsic" in task.metrics and task.null != "shift":  # which takes all shifts at once
+        each += COST_US["hsic"] * num * task.num_surrogates * len(opened.sources)
     from microlatent.analysis.dependence import threads
 
     stores = {str(target.scan.store.path) for target in opened.targets}
@@ -98,26 +103,26 @@ def matrices(target: Target, opened: Opened) -> dict[str, tuple[list[int], np.nd
 def findings(target: Target, opened: Opened, settings: Settings) -> Findings:
     """Score, rank and test every dimension of every source with one target."""
     task, parts, about = settings.task, [], {}
-    null = Null(task.null, task.num_surrogates, task.num_ranked, settings.seed)
+    null = Null(task.null, task.num_surrogates, task.num_ranked, settings.seed, target.grains)
     options = task.trend_degree, task.mi_neighbours, task.max_points
     for source, (dims, values) in matrices(target, opened).items():
         made = associate(values, target.values, target.x, target.y, task.metrics, null, *options)
         parts.append(made.table.assign(source=source, dim=[dims[at] for at in made.table["dim"]]))
         about[source] = {"surrogates": made.surrogates, "tested": made.tested, "num_points": made.num_points}
         if source == LATENT:
-            resolution(target, len(dims), made.surrogates, made.tested)
+            resolution(target, made.table, made.surrogates, made.tested)
     return Findings(output.columns_first(pd.concat(parts, ignore_index=True)), list(task.metrics), about)
 
 
 def partition_findings(target: Target, opened: Opened, settings: Settings) -> Findings:
     """Cluster every dimension of every source by its values, and compare with the reference's clusters."""
     task, kind, parts, about = settings.task, settings.task.agreement, [], {}
-    known = target.values >= 0
+    known = target.known
     box = surrogates.bounding_box(target.x[known], target.y[known])
     labels = target.values[known]
     for source, (dims, values) in matrices(target, opened).items():
         columns = [np.asarray(values[known, at], float) for at in range(len(dims))]
-        usable = [bool(np.isfinite(column).all() and np.ptp(column) > 0) for column in columns]
+        usable = [bool(surrogates.varying(column)) for column in columns]
         clusters = [
             agreement.mixture_labels(column[:, None], task.max_clusters, task.criterion, settings.seed) if good else None
             for column, good in zip(columns, usable, strict=True)
@@ -134,19 +139,24 @@ def partition_findings(target: Target, opened: Opened, settings: Settings) -> Fi
         tested = {kind: int(np.isfinite(p).sum())}
         about[source] = {"surrogates": {kind: num}, "tested": tested, "num_points": len(labels)}
         if source == LATENT:
-            resolution(target, len(dims), {kind: num}, tested)
+            resolution(target, table, {kind: num}, tested)
     return Findings(output.columns_first(pd.concat(parts, ignore_index=True)), [kind], about)
 
 
-def resolution(target: Target, num_dims: int, counts: dict[str, int], tested: dict[str, int]) -> None:
+def resolution(target: Target, table: pd.DataFrame, counts: dict[str, int], tested: dict[str, int]) -> None:
     """Warn where no result could have become significant, whatever the data."""
     for metric, num in counts.items():
-        least = least_q(num_dims, num, tested[metric])
+        least = least_q(len(table), num, tested[metric])
         if tested[metric] and least >= SIGNIFICANT:
-            needed = int(np.ceil(num_dims / (SIGNIFICANT * tested[metric])))
+            needed = int(np.ceil(len(table) / (SIGNIFICANT * tested[metric])))
             log.warning(
-                f"{target.tag}, {metric}: with {num} surrogates and {tested[metric]} of {num_dims} dimensions tested, no q "
+                f"{target.tag}, {metric}: with {num} surrogates and {tested[metric]} of {len(table)} dimensions tested, no q "
                 f"can be below {least:.2g}. Set task.num_surrogates above {needed}, or raise task.num_ranked."
+            )
+        elif not tested[metric] and table[metric].notna().any():
+            log.warning(
+                f"{target.tag}, {metric}: no dimension could be tested, so every q is 1. {target.num} points scattered over "
+                "their region meet too few others when the map is moved. Take a region with fewer holes, or another task.null."
             )
 
 
@@ -156,7 +166,7 @@ def report(target: Target, found: Findings) -> dict[str, float]:
     for source, table in found.table.groupby("source", sort=False):
         size = strength(metric, table[metric].to_numpy())
         if np.isnan(size).all():
-            log.warning(f"{target.tag}: no dimension of {source} varies, so none has a score.")
+            log.warning(f"{target.tag}: no dimension of {source} has a score of {metric}.")
             continue
         best, q = table.iloc[int(np.nanargmax(size))], table[f"q_{metric}"].to_numpy()
         name = target.tag if source == LATENT else f"{target.tag}_{source.removeprefix(BASELINE)}"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from microlatent import figures
-from microlatent.analysis.association import SIGNED
+from microlatent.analysis.association import HYPOTHESES, SIGNED, SIGNIFICANT
 from microlatent.data.latents import BASELINE, Latents
 from microlatent.data.scans import ELEMENT, about_scan
 from microlatent.drawing import association as drawing
@@ -44,7 +44,7 @@ def columns_first(table: pd.DataFrame) -> pd.DataFrame:
 def report_name(target: Target) -> str:
     """Return the report's file name, as the reference names it."""
     if target.is_partition:
-        return f"report_cluster__{target.tag}.json"
+        return f"report_cluster__{target.tag.rpartition('cluster-')[2]}.json"
     if "synth_mode" in target.about:
         return f"report_elements_multi_metric__{target.tag}.json"
     return f"report_{target.tag}_multi_metric.json"
@@ -61,7 +61,7 @@ def write_target(target: Target, found: Findings, latents: Latents, dims: list[i
     for dim, metric in picked.items():
         column = np.asarray(latents.x[:, dim], float)[target.scan.rows]
         row = table[table["dim"] == dim].iloc[0]
-        paths += write_dimension(target, column, row, metric, found.metrics, window, out)
+        paths += write_dimension(target, column, row, metric, window, out)
     return paths
 
 
@@ -78,6 +78,7 @@ def highest(table: pd.DataFrame, metrics: list[str], num: int) -> dict[int, str]
 def report(target: Target, found: Findings, picked: dict[int, str], latents: Latents, settings: Settings) -> dict[str, Any]:
     """Return the report: the reference's fields, what the significance stands on, and where all of it comes from."""
     task, table = settings.task, found.table
+    null = "shift" if target.is_partition else task.null
     mine = table[table["source"] == LATENT]
     shared = {
         "target": target.tag,
@@ -91,7 +92,9 @@ def report(target: Target, found: Findings, picked: dict[int, str], latents: Lat
             for source, part in table.groupby("source", sort=False)
             if source != LATENT
         },
-        "null": "shift" if target.is_partition else task.null,
+        "null": null,
+        "null_hypothesis": HYPOTHESES[null],
+        "grains": None if target.is_partition else task.grains,
         "num_ranked": task.num_ranked,
         "significance": found.about,
         "seed": settings.seed,
@@ -154,16 +157,13 @@ def draw_reference(target: Target, window: Window, out: Path) -> list[Path]:
     return [draw_map(side.picture, window, side.limits, drawing.colours(side.cmap), side.label, target.scan.name, path)]
 
 
-def write_dimension(
-    target: Target, column: np.ndarray, row: pd.Series, metric: str, metrics: list[str], window: Window, out: Path
-) -> list[Path]:
+def write_dimension(target: Target, column: np.ndarray, row: pd.Series, metric: str, window: Window, out: Path) -> list[Path]:
     """Write what belongs to one dimension: the figure beside the target, arrays of the region, the map of the full field."""
     dim, score = int(row["dim"]), float(row[metric])
     limits = figures.limits(column[target.inside])
     target_side, scored = side_of(target, window)
     latent = Side(window.grid(target.full(column[target.inside])), f"latent {dim} (no unit)", limits, figures.CONTINUOUS)
-    words = ", ".join(f"{name} {row[name]:.2f}" for name in dict.fromkeys((metric, *metrics[:1])))
-    words += f" (q {row[f'q_{metric}']:.2g})" if metric == metrics[0] else f" (q of {metric} {row[f'q_{metric}']:.2g})"
+    words = f"{metric} {score:.2f} (q {row[f'q_{metric}']:.2g})"
     title = f"{target.scan.name}: latent {dim} and {target.label.partition(' (')[0]}"
     name = f"latent_vs_{target.tag}_d{dim}_{metric}{score:.3f}.png"
     paths = [drawing.draw_pair(latent, target_side, scored, target.label, window, title, words, out / name)]
@@ -208,7 +208,7 @@ def draw_overview(table: pd.DataFrame, metrics: list[str], folder: Path) -> list
         for source, rows in part.groupby("source", sort=False):
             scores, q = (rows.pivot(index="dim", columns="target", values=name)[targets] for name in (metric, f"q_{metric}"))
             name = NAMES.get(source, source.removeprefix(BASELINE).upper())
-            panels.append(Panel(name, list(scores.index), scores.to_numpy(), (q < drawing.SIGNIFICANT).to_numpy()))
+            panels.append(Panel(name, list(scores.index), scores.to_numpy(), (q < SIGNIFICANT).to_numpy()))
         names, path = [name.removeprefix(ELEMENT) for name in targets], folder / f"{stem}.png"
         paths.append(drawing.draw_overview(panels, names, words.get(metric, metric), metric in SIGNED, path))
     return paths

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from microlatent import figures
 from microlatent.analysis import agreement
 from microlatent.analysis.association import FEWEST_POINTS, synthetic_map
+from microlatent.analysis.surrogates import varying
 from microlatent.config import nearest
 from microlatent.data.latents import BASELINE, Latents
 from microlatent.data.scans import ELEMENT, ScanMap, open_points
@@ -19,6 +22,9 @@ from microlatent.schemas import AssociateConfig, Settings
 
 log = logging.getLogger(__name__)
 LATENT, NORM = "latent", "latent_norm"
+FEWEST_GRAINS = 8  # of fewer there are too few ways to deal their means
+OWN_FOLDERS = ("figures", "tables")  # of the task, beside those of targets
+BOUNDARIES_MISLEAD = ("mi", "hsic", "dcorr")
 ROWS = 65536  # of the latents in memory at a time
 
 
@@ -33,6 +39,13 @@ class Target(NamedTuple):
     colours: np.ndarray | None = None  # (n, 3)
     about: dict[str, Any] = {}  # noqa: RUF012  for the report; never changed
     is_partition: bool = False
+    grains: np.ndarray | None = None  # (n,) of null=grains: whole numbers from 0, -1 where a point has none
+
+    @property
+    def known(self) -> np.ndarray:
+        """Return which points (n,) are compared: those that have a value, and of null=grains a grain."""
+        known = self.values >= 0 if self.is_partition else np.isfinite(self.values)
+        return known if self.grains is None else known & (self.grains >= 0)
 
     @property
     def rows(self) -> np.ndarray:
@@ -80,6 +93,11 @@ def open_all(settings: Settings) -> Opened:
     """
     task: AssociateConfig = settings.task
     check_synthetic(task)
+    if task.null == "phase" and (misled := [metric for metric in BOUNDARIES_MISLEAD if metric in task.metrics]):
+        log.warning(
+            f"task.null=phase is for smooth maps: on maps of grains {', '.join(misled)} call up to all independent maps "
+            "associated. Use task.null=shift, or task.null=grains."
+        )
     latents, scans = open_points(settings, "associate")
     width = latents.x.shape[1]
     outside = [dim for dim in task.dims or [] if not 0 <= dim < width]
@@ -102,8 +120,42 @@ def open_all(settings: Settings) -> Opened:
             f"There is nothing to compare the latents with: {latents.path} has no element, and no quality varies. "
             "Name columns in task.targets, or files that hold some in data.maps."
         )
+    check_targets(targets, task)
     sources = {LATENT: latents.x, **latents.beside(BASELINE), NORM: latent_norm(latents)}
     return Opened(latents, sources, task.dims or list(range(width)), targets)
+
+
+def check_targets(targets: list[Target], task: AssociateConfig) -> None:
+    """Refuse targets that would write to one folder, and settings that want more points or grains than these have."""
+    for tag, count in Counter(target.tag for target in targets).items():
+        if count > 1 or tag in OWN_FOLDERS:
+            whose = f"{count} targets share it" if count > 1 else "the task writes there itself"
+            raise ValueError(
+                f"Results of a target would go to the folder {tag!r}, but {whose}. In names of columns and scans, what is not a "
+                "letter, digit, '.', '_' or '-' becomes '-'. Rename the column in the file of data.maps, or leave it out."
+            )
+    for target in targets:
+        num = min(target.known.sum(), task.max_points or len(target.known))
+        if "mi" in task.metrics and not target.is_partition and task.mi_neighbours >= num:
+            raise ValueError(
+                f"task.mi_neighbours is {task.mi_neighbours}, but {target.tag} has {num} points to find them among. Set fewer."
+            )
+        if target.grains is None:
+            continue
+        without = int((target.grains < 0).sum())
+        if without:
+            log.info(f"{target.tag}: {without} of {target.num} points have no {task.grains}, left out.")
+        found = len(np.unique(target.grains[target.known]))
+        if 2 * found > target.known.sum():  # then points would be dealt, and neighbours are alike
+            raise ValueError(
+                f"task.grains={task.grains} tells {found} grains among {target.known.sum()} points of {target.tag}, so these are "
+                "no labels of grains. Name a column in which the points of a grain have one label."
+            )
+        if found < FEWEST_GRAINS:
+            raise ValueError(
+                f"task.grains={task.grains} tells {found} grains among the points of {target.tag}, but task.null=grains needs at "
+                f"least {FEWEST_GRAINS}. Widen the region, or use task.null=shift."
+            )
 
 
 def latent_norm(latents: Latents) -> np.ndarray:
@@ -144,6 +196,7 @@ def targets_of(scan: ScanMap, inside: np.ndarray, latents: Latents, settings: Se
     obs = latents.obs.iloc[scan.rows[inside]]
     elements = {name.removeprefix(ELEMENT): name for name in obs if name.startswith(ELEMENT)}
     names = task.targets if task.targets is not None else [scan.quality, *elements.values()]
+    grains = None if task.grains is None else grains_of(obs, task.grains, latents)
     targets = []
     for name in names:
         if name not in obs:
@@ -152,14 +205,32 @@ def targets_of(scan: ScanMap, inside: np.ndarray, latents: Latents, settings: Se
             raise ValueError(f"task.targets names {name!r}, which {latents.path} does not hold.{hint} {nearest(name, known)}")
         if not is_number(obs[name]):
             raise ValueError(f"task.targets names {name!r}, which holds words. Name columns of numbers.")
-        targets.append(Target(f"{tag}{name}", in_words(name, scan), scan, inside, obs[name].to_numpy(float)))
+        targets.append(Target(safe(f"{tag}{name}"), in_words(name, scan), scan, inside, obs[name].to_numpy(float)))
     if task.synth_mode is not None:
         targets.append(synthetic_target(scan, inside, obs, elements, task, tag))
-    targets = [target for target in targets if varies(target)]
+    targets = [target for target in (target._replace(grains=grains) for target in targets) if varies(target)]
     if task.features is not None:
         found = partition_target(scan, inside, obs, latents, settings, tag)
         targets += [found] if found.values.max() > 0 else []
     return targets
+
+
+def safe(name: str) -> str:
+    """Return a name as files and folders may have it: what is not a letter, digit, '.', '_' or '-' becomes '-'."""
+    return re.sub(r"[^\w.-]|^\.", "-", name)
+
+
+def grains_of(obs: pd.DataFrame, name: str, latents: Latents) -> np.ndarray:
+    """Return each point's grain (n,), from 0; -1 where it has no label, or a negative number, which means none."""
+    if name not in obs:
+        raise ValueError(f"task.grains names {name!r}, which {latents.path} does not hold. {nearest(name, list(obs))}")
+    labels = obs[name]
+    if is_number(labels):
+        labels = labels.astype(float)
+        labels = labels.where(labels >= 0)
+        if (labels.dropna() % 1 != 0).any():
+            raise ValueError(f"task.grains names {name!r}, whose values are no whole numbers. Name a column of labels of grains.")
+    return pd.factorize(labels.where(labels != ""))[0]
 
 
 def is_number(column: pd.Series) -> bool:
@@ -169,10 +240,10 @@ def is_number(column: pd.Series) -> bool:
 
 def varies(target: Target) -> bool:
     """Return whether enough points of a target are known and differ; say so where not."""
-    known = target.values[np.isfinite(target.values)]
-    if len(known) >= FEWEST_POINTS and np.ptp(known) > 0:
-        if len(known) < len(target.values):
-            log.info(f"{target.tag}: {len(target.values) - len(known)} of {len(target.values)} points have no value, left out.")
+    known = target.values[target.known]
+    if len(known) >= FEWEST_POINTS and varying(known):
+        if without := int((~np.isfinite(target.values)).sum()):
+            log.info(f"{target.tag}: {without} of {target.num} points have no value, left out.")
         return True
     log.warning(f"{target.tag} is left out: {len(known)} of its points have a value, and these do not vary enough to compare.")
     return False
@@ -197,10 +268,11 @@ def synthetic_target(
     made = synthetic_map(task.synth_mode, obs[[elements[name] for name in names]].to_numpy(float), weights)
     chosen = "" if task.synth_elements is None else "-" + "_".join(names)
     if task.synth_mode == "rgb":
-        word, label = f"rgb{chosen}", f"luminance of {', '.join(names)}"
+        word, label, unit = f"rgb{chosen}", f"luminance of {', '.join(names)}", "0 to 1"
     else:
         by = "auto" if weights is None else "_".join(f"{weight:.3f}" for weight in task.synth_weights)
         word, label = f"sum-{by}{chosen}", f"weighted sum of {', '.join(names)}"
+        unit = "no unit" if weights is not None and (weights < 0).any() else "0 to 1"  # differences leave this range
     about = {
         "synth_mode": task.synth_mode,
         "synth_tag": word,
@@ -208,7 +280,7 @@ def synthetic_target(
         "rgb_elements": names if task.synth_mode == "rgb" else None,
         "weights": None if task.synth_mode == "rgb" else list(task.synth_weights or [1 / len(names)] * len(names)),
     }
-    return Target(f"{tag}{word}", f"{label} (0 to 1)", scan, inside, made.values, made.colours, about)
+    return Target(safe(f"{tag}{word}"), f"{label} ({unit})", scan, inside, made.values, made.colours, about)
 
 
 def partition_target(
@@ -232,7 +304,7 @@ def partition_target(
         log.warning(f"{task.features} of {scan.name} is left out: its {known.sum()} known points fall into {num} cluster.")
     about = {"features": columns, "criterion": task.criterion, "k_ref": num}
     words = f"cluster of {task.features} (number)"
-    return Target(f"{tag}cluster-{task.features}", words, scan, inside, labels, None, about, is_partition=True)
+    return Target(safe(f"{tag}cluster-{task.features}"), words, scan, inside, labels, None, about, is_partition=True)
 
 
 def in_words(name: str, scan: ScanMap) -> str:
