@@ -38,7 +38,8 @@ COMMANDS = {
         "train.py experiment=kikuchi_demo",
         "infer.py task=process run=latest",
         "analyze.py task=maps run=latest",
-        "analyze.py task=associate run=latest task.metrics=[pearson,spearman,kendall,dcorr,hsic,pp_spatial] task.num_surrogates=199",
+        "analyze.py task=associate run=latest task.num_surrogates=199 "
+        "task.metrics=[pearson,spearman,kendall,dcorr,hsic,pp_spatial]",
         "analyze.py task=cluster run=latest task.num_clusters=24",
     ),
 }
