@@ -8,7 +8,7 @@ import pytest
 
 from microlatent.analysis import agreement
 from microlatent.data.latents import Latents
-from microlatent.schemas.task import METRICS
+from microlatent.schemas.kikuchi import METRICS
 from microlatent.tasks import associate
 from microlatent.tasks.associate_targets import grains_of, latent_norm
 from microlatent.tracking import NullTracker

@@ -7,19 +7,21 @@ stand in ``__post_init__`` and raise ``ValueError`` in the house pattern: the ke
 from microlatent.schemas.checks import MISSING, at_least, one_of, within
 from microlatent.schemas.command import LoggerConfig, Settings, TrainerConfig
 from microlatent.schemas.data import KikuchiConfig, MnistConfig, PartitionsConfig, WellsConfig
+from microlatent.schemas.kikuchi import (
+    AssembleKikuchiConfig,
+    AssociateConfig,
+    BandContrastConfig,
+    ClusterKikuchiConfig,
+    MapsKikuchiConfig,
+)
 from microlatent.schemas.model import AEConfig, KikuchiCNNConfig, VAEConfig, VQVAEConfig
 from microlatent.schemas.task import (
-    AssembleKikuchiConfig,
     AssembleMnistConfig,
     AssemblePartitionsConfig,
     AssembleWellsConfig,
-    AssociateConfig,
-    BandContrastConfig,
     ClusterConfig,
-    ClusterKikuchiConfig,
     EmbedConfig,
     MapsConfig,
-    MapsKikuchiConfig,
     MatchConfig,
     OutcomeConfig,
     PatchConfig,
