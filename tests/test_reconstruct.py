@@ -19,6 +19,7 @@ from microlatent.data.image_files import open_image
 from microlatent.data.normalise import Normaliser
 from microlatent.data.partitions import cut, gather
 from microlatent.data.split import Split
+from microlatent.experiment import load_model
 from microlatent.run import RunFolder
 from microlatent.schemas import MISSING, PartitionsConfig, ReconstructConfig, Settings, TrainerConfig
 from microlatent.tasks import reconstruct
@@ -249,6 +250,15 @@ def test_a_rehearsal_reconstructs_a_batch_and_writes_nothing(tmp_path):
     assert "1 images, the first S2/b" in said.reads[0]
     assert "12 partitions of 16 px, 12 px apart" in said.reads[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_knows_one_side_of_its_patches_is_still_read(tmp_path):
+    run = trained_run(tmp_path)
+    path = run / "checkpoints" / "best.ckpt"
+    saved = checkpoint.load(path)
+    saved["birth"]["data"]["patch_px"] = saved["birth"]["data"].pop("shape_px")[0]
+    checkpoint.save(path, saved)
+    assert load_model(run, "best", torch.device("cpu")).shape_px == (PATCH_PX, PATCH_PX)
 
 
 @pytest.mark.parametrize("patch_px", [8, 16, 17, 32])

@@ -84,7 +84,7 @@ def load_model(run: Path, which: str, device: torch.device) -> Trained:
     born = saved["birth"]
     trained = born["data"]
     model_config = config.build("model", born["config"]["model"])
-    shape_px = tuple(trained["shape_px"])
+    shape_px = tuple(trained.get("shape_px") or [trained["patch_px"]] * 2)  # older checkpoints know square patches alone
     model = config.choice("model", model_config.name).load()(model_config, len(trained["channels"]), shape_px)
     checkpoint.load_state(model.to(device), saved["model"], path)
     born = born | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
@@ -117,7 +117,7 @@ def refuse_other_groups(settings: Settings, born: dict[str, Any]) -> None:
     """
     was = born["config"]["data"]
     for key in ("split_by", "block_points", "gap_points"):
-        if was["name"] == settings.data.name and was.get(key) != getattr(settings.data, key, None):
+        if was["name"] == settings.data.name and key in was and was[key] != getattr(settings.data, key):
             raise ValueError(
                 f"data.{key}={getattr(settings.data, key)}, but {born['checkpoint']} was trained with data.{key}={was[key]}, "
                 f"which says what was held out. Leave data.{key} out."
