@@ -11,9 +11,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from microlatent.signals import Interrupted, raise_on_signals
+from microlatent.signals import Interrupted, hand_over, raise_on_signals
 
-BAD_INPUT = 2
+JOBS_FAILED, BAD_INPUT = 1, 2
 USER_ERRORS = (ValueError, OSError)
 
 logger = logging.getLogger("microlatent")
@@ -23,7 +23,12 @@ def main(entry: str, doc: str) -> None:
     """Run one of the three commands with the arguments of this process."""
     plugins = _plugins(sys.argv[1:])
     sys.argv += _data_of_run(sys.argv[1:])
+    try:
+        sys.argv[1:] = _sweep_again(entry, sys.argv[1:])
+    except USER_ERRORS as error:
+        sys.exit(_say(error, debugging=False))
     arguments = sys.argv[1:]
+    sweeps = bool({"-m", "--multirun"} & set(arguments))
     if {"--help", "-h"} & set(arguments):
         from microlatent.config import load_plugins
         from microlatent.manual import manual
@@ -39,21 +44,33 @@ def main(entry: str, doc: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from microlatent import config, manual
+    from microlatent.sweeper import JobsFailed, deferred
 
     def job(cfg: Any) -> dict[str, float] | None:
+        config.load_plugins(plugins)  # a launcher may have begun a process of its own
         try:
             return execute(entry, cfg)
         except (*USER_ERRORS, Interrupted) as error:
-            if {"-m", "--multirun"} & set(arguments):
+            if isinstance(error, Interrupted):
+                hand_over(error)  # to a cluster's launcher that waits for this signal
+            if sweeps:
                 raise  # the sweeper counts it and goes on
             sys.exit(_say(error, debugging))
 
     try:
         config.load_plugins(plugins)
+        if sweeps:
+            _log_to_console()
+            # Jobs on other machines unpickle hydra_plugins/, which stands beside the three commands.
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (sys.path[0], os.environ.get("PYTHONPATH"))))
+            sys.argv[1:] = deferred(arguments)
         hydra.main(config_path=str(config.CONF), config_name=entry, version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {manual.explain(error, [a for a in arguments if not a.startswith('-')], entry)}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except JobsFailed as failed:
+        print(f"error: {failed}", file=sys.stderr)
+        sys.exit(JOBS_FAILED)
     except (*USER_ERRORS, Interrupted) as error:
         sys.exit(_say(error, debugging))
 
@@ -76,6 +93,37 @@ def _data_of_run(arguments: list[str]) -> list[str]:
         return [f"data={run.read_config(folder)['data']['name']}"]
     except USER_ERRORS:
         return []  # said again, with its reason, when the run is opened
+
+
+def _sweep_again(entry: str, arguments: list[str]) -> list[str]:
+    """Return the arguments of the sweep that ``resume=`` names, which runs what it lacks; else the arguments as they are.
+
+    Raises
+    ------
+    ValueError
+        Something else was typed that would change what the sweep is.
+    """
+    from microlatent import slurm, sweep
+
+    others = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+    folder = next((Path(argument.split("=", 1)[1]) for argument in others if argument.startswith("resume=")), None)
+    if folder is None or not sweep.is_sweep(folder):
+        return arguments
+    plan = sweep.read_plan(folder)
+    if waiting := slurm.queued(folder):
+        raise ValueError(
+            f"resume={folder}: jobs {', '.join(waiting)} of this sweep are in SLURM's queue and go on by themselves. Wait, or "
+            f"end them first: scancel {' '.join(waiting)}"
+        )
+    if plan.entry != entry:
+        raise ValueError(f"resume={folder} is a sweep of {plan.entry}.py. Type: python {plan.entry}.py resume={folder}")
+    changes = [argument for argument in others if not argument.startswith("resume=")]
+    if refused := [argument for argument in changes if not argument.startswith(("hydra.", "hydra/launcher="))]:
+        raise ValueError(
+            f"resume={folder} goes on with that sweep as it was asked for, so {', '.join(refused)} cannot be changed. Leave it "
+            "out (hydra/launcher, hydra.sweeper.n_jobs and hydra.sweeper.n_trials may change), or start a new sweep."
+        )
+    return [*plan.arguments, *changes, f"hydra.sweep.dir='{plan.folder}'", "-m"]
 
 
 def _say(error: Exception, debugging: bool) -> int:
@@ -105,38 +153,60 @@ def _in_words(error: Exception) -> str:
 def execute(entry: str, cfg: Any) -> dict[str, float] | None:
     """Turn a composed configuration into checked settings and carry them out."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
-    from microlatent import config, resume, run
+    from microlatent import config, resume, run, sweep
 
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     sweep_job = Path(hydra_config.runtime.output_dir) if hydra_config.mode.name == "MULTIRUN" else None
     _log_to_console()
-    config.check_origin(cfg, entry)
-    if cfg.rerun:
+    if cfg.rerun and sweep_job is None:
+        config.check_origin(cfg, entry)
         original, settings = resume.repeated(cfg, overrides)
         numbers, folder = carry_out(settings, overrides)
         if folder is not None:
             resume.compare(original, folder)
         return numbers
     if cfg.resume:
+        config.check_origin(cfg, entry)
         folder = run.find(cfg.resume, cfg.outputs, cfg.name, "resume")
         return carry_out(resume.continued(cfg, overrides, folder), overrides, resumed=folder)[0]
-    if cfg.run:
+    if sweep_job is not None and run.can_continue(sweep_job):  # the sweep goes on, or its scheduler began this job once more
+        return carry_out(resume.continued(cfg, [], sweep_job), overrides, resumed=sweep_job)[0]
+    if sweep_job is not None:
+        sweep.clear(sweep_job)
+    return carry_out(settled(entry, cfg, overrides), overrides, sweep_job=sweep_job)[0]
+
+
+def settled(entry: str, cfg: Any, overrides: list[str]) -> Any:
+    """Return the checked settings of a composed configuration, with the data of the run that it stands on.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        A key, a value or a combination makes no sense, or there is no such run.
+    """
+    from omegaconf import OmegaConf
+
+    from microlatent import config, run, sweep
+
+    config.check_origin(cfg, entry)
+    if cfg.run and config.reviews(cfg.task.name):
+        folder = Path(cfg.run).absolute()
+        cfg.run = str(folder if sweep.is_sweep(folder) else run.find(cfg.run, cfg.outputs, cfg.name))
+    elif cfg.run:
         cfg.run = str(run.find(cfg.run, cfg.outputs, cfg.name))
         run_config = run.read_config(Path(cfg.run))
         config.load_plugins(run_config["plugins"])
         cfg = config.with_run_data(cfg, overrides, run_config)
-    settings = config.settle(OmegaConf.to_container(cfg, resolve=True), entry, overrides)
-    return carry_out(settings, overrides, sweep_job=sweep_job)[0]
+    return config.settle(OmegaConf.to_container(cfg, resolve=True), entry, overrides)
 
 
 def carry_out(
     settings: Any, overrides: list[str], *, resumed: Path | None = None, sweep_job: Path | None = None
 ) -> tuple[dict[str, float] | None, Path | None]:
     """Rehearse a task, or claim its folder and run it; return its numbers and the folder."""
-    from microlatent import config, run
+    from microlatent import config, run, sweep
     from microlatent.tracking import NullTracker
 
     _limit_threads(settings.trainer.threads)
@@ -144,16 +214,20 @@ def carry_out(
         from microlatent import allocator
 
         allocator.tune()
-    task = config.task_choice(settings.task.name, settings.data.name).load()
+    task = config.task_choice(settings.task.name, settings.data.name if settings.data else None).load()
     intended = resumed or _intended(settings, sweep_job)
     if settings.check:
         _print_rehearsal(task.rehearse(settings, intended))
         return None, None
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        kept = run.set_aside(intended) if settings.run else None
+        if config.reviews(settings.task.name):
+            folder = run.RunFolder.replace(intended)
+            return _in_folder(task, settings, overrides, folder, resumed=False), folder.path
+        kept = run.set_aside(intended) if settings.run and intended != sweep_job else None
         folder = _claim(intended, resumed)
         try:
-            return _in_folder(task, settings, overrides, folder, resumed is not None), folder.path
+            with sweep.indexed(sweep_job or resumed, folder.path):
+                return _in_folder(task, settings, overrides, folder, resumed is not None), folder.path
         except BaseException:
             run.put_back(folder.path, kept)
             raise
@@ -178,6 +252,7 @@ def carry_out(
 def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resumed: bool) -> dict[str, float]:
     """Run the task in its folder; whatever happens, the status says it."""
     from microlatent import config, provenance, run, tracking
+    from microlatent.pruning import Pruned
 
     raise_on_signals()
     log = logging.FileHandler(folder.path / "log.txt")
@@ -189,10 +264,16 @@ def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resu
             container = config.plain(settings)
             data = run.read_provenance(Path(settings.run)).get("data") if settings.run else None
             folder.describe(container, provenance.birth(container, data=data, parent=settings.run), overrides)
-        tracker = tracking.Tracker(settings.logger, folder.path, settings, resumed=resumed)
+        if config.reviews(settings.task.name):
+            tracker = tracking.NullTracker()
+        else:
+            tracker = tracking.Tracker(settings.logger, folder.path, settings, resumed=resumed)
         numbers = task.run(settings, folder.path, tracker)
         tracker.finish(numbers)
         folder.set("completed", metrics=numbers)
+    except Pruned as stop:
+        folder.set("pruned", reason=str(stop), epoch=stop.epoch)
+        numbers = {"pruned": True}
     except Interrupted as stop:
         folder.set("interrupted", reason=str(stop), exit_code=stop.exit_code)
         hint = f" Continue with: python train.py resume={run_name(folder.path)}" if settings.task.name == "train" else ""
@@ -230,18 +311,24 @@ def _claim(intended: Path, resumed: Path | None) -> Any:
 
 def _intended(settings: Any, sweep_job: Path | None) -> Path:
     """Return where a command writes: below the run it stands on, in its place in a sweep, or in a folder of its own."""
-    if settings.run:
-        return Path(settings.run) / settings.task.name
+    from microlatent import sweep
+
+    task = settings.task
+    if settings.run and not (sweep_job and sweep.shares_run(sweep_job.parent)):
+        return Path(settings.run) / task.name
     if sweep_job is not None:
         return sweep_job.absolute()
-    name = settings.name or f"{settings.data.name}-{settings.model.name if settings.model else settings.task.name}"
+    if task.name == "compare" and len(task.runs) == 1 and sweep.is_sweep(Path(task.runs[0])):
+        return Path(task.runs[0]).absolute() / "compare"
+    name = settings.name or "-".join(group.name for group in (settings.data, settings.model or task) if group)
     return (Path(settings.outputs) / name / time.strftime("%Y%m%d-%H%M%S")).absolute()
 
 
 def _limit_threads(threads: int | None) -> None:
     """Bound the threads of BLAS, OpenMP and numba before they are loaded: over-subscription costs more than anything else."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or cores
+    cores = int(os.environ.get("SLURM_CPUS_PER_TASK", cores))  # what the job was given; not every cluster holds it to that
+    count = threads or min(int(os.environ.get("OMP_NUM_THREADS", cores)), cores)  # a login node's value comes along to the jobs
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = str(count)
     if "torch" in sys.modules:

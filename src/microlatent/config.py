@@ -106,6 +106,8 @@ register("task/cluster", "kikuchi", schemas.ClusterKikuchiConfig, "microlatent.t
 register("task", "bandcontrast", schemas.BandContrastConfig, "microlatent.tasks.bandcontrast", "analyze", yaml=True)
 register("task", "associate", schemas.AssociateConfig, "microlatent.tasks.associate", "analyze", yaml=True)
 register("task", "outcome", schemas.OutcomeConfig, "microlatent.tasks.outcome", "analyze", yaml=True)
+register("task", "compare", schemas.CompareConfig, "microlatent.tasks.compare", "analyze", yaml=True)
+register("task", "report", schemas.ReportConfig, "microlatent.tasks.report", "analyze", yaml=True)
 for _name in ("cpu", "gpu", "smoke"):
     register("trainer", _name, schemas.TrainerConfig, yaml=True)
 for _name in ("wandb", "csv"):
@@ -200,6 +202,8 @@ def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[s
                 raise ValueError(f"model.{key} is no setting of any model. {nearest(key, model_keys())}")
         container["model"] = None
     prefer_typed(container, overrides)
+    if reviews((container.get("task") or {}).get("name")):
+        container["data"] = None  # what runs left behind is all that such a task reads
     data = (container.get("data") or {}).get("name")
     groups = {group: build(group, container[group], data) for group in GROUPS if container.get(group) is not None}
     settings = Settings(**{**container, **groups})
@@ -255,7 +259,7 @@ def check_combination(settings: Settings, entry: str) -> None:
     """Refuse what makes sense in no command, before any data are read."""
     if entry == "train" and settings.model is None:
         raise ValueError(f"train.py needs a model. {nearest('', REGISTRY['model'])} For example: python train.py model=vqvae_z16")
-    if settings.data is None:
+    if settings.data is None and not reviews(settings.task.name):
         raise ValueError(f"{entry}.py needs data. {nearest('', REGISTRY['data'])} For example: data=wells data.root=<folder>")
     if entry != "train" and settings.model is not None:
         raise ValueError(
@@ -276,8 +280,19 @@ def check_combination(settings: Settings, entry: str) -> None:
             f"data.root is not set. Name the folder of your files, data.root=<folder>, or try the simulated specimen: "
             f"python {entry}.py task={task} data.root=demo"
         )
+    if task == "report" and not settings.run:
+        raise ValueError("task=report needs what it is about: add run=<folder of a run or a sweep> or run=latest.")
+    if task == "compare" and not settings.task.runs:
+        raise ValueError("task=compare needs runs: add task.runs=<folder of a sweep>, or task.runs=[<run>,<run>].")
+    if task == "compare" and settings.run:
+        raise ValueError(f"run={settings.run} has no effect on task=compare. Name the runs: task.runs=[{settings.run},...].")
     if task in ("process", "reconstruct") and not settings.run:
         raise ValueError(f"task={task} needs a trained model: add run=<folder of a training run> or run=latest.")
+
+
+def reviews(task: str | None) -> bool:
+    """Return whether a task looks at what runs left behind, and so needs no data."""
+    return task in REGISTRY["task"] and getattr(REGISTRY["task"][str(task)].schema, "reviews", False)
 
 
 def plain(settings: Settings) -> dict[str, Any]:

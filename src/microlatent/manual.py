@@ -8,6 +8,7 @@ from dataclasses import fields
 
 from microlatent.config import BY_DATA, CONF, GROUPS, REGISTRY, keys_of, model_keys, nearest
 from microlatent.schemas import Settings
+from microlatent.schemas.study import StudyConfig
 
 
 def explain(error: Exception, overrides: list[str], entry: str) -> str:
@@ -36,9 +37,18 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
             if having:
                 return f"{typed}: {leaf} is a setting of {', '.join(having)} alone. {nearest(leaf, known)}"
             return f"{typed}: {group} has no setting {leaf!r}. {nearest(leaf, known)}"
+        if key.startswith("hydra.sweeper.") and "hydra/sweeper=study" in overrides:
+            known = {field.name for field in fields(StudyConfig)} - {"_target_"}
+            return f"{typed}: a study has no setting {key.rpartition('.')[2]!r}. {nearest(key.rpartition('.')[2], known)}"
         return (
             f"{typed}: there is no setting {key!r}. {nearest(key, {*GROUPS, 'experiment', *(f.name for f in fields(Settings))})}"
         )
+    if match := re.search(r"In 'experiment/(\w+)'.*Key '(\w+)' not in '(\w+)'\s+full_key: (\S+)", text, re.DOTALL):
+        recipe, key, schema, full_key = match.groups()
+        group = full_key.split(".")[0]
+        having = [f"{group}={name}" for name, one in REGISTRY.get(group, {}).items() if key in keys_of(one)]
+        chosen = next((o for o in overrides if o.startswith(f"{group}=")), schema)
+        return f"experiment={recipe} sets {full_key}, which {chosen} does not have. The recipe is for {', '.join(having)}."
     if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
         group, name = match.groups()
         if group.startswith("task/"):
@@ -50,13 +60,17 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
     return text + (f"\n{cause}" if cause and cause not in text else "")
 
 
+def meanings(schema: type) -> dict[str, str]:
+    """Return what each setting of a schema means, from the comments beside its fields."""
+    source = "".join(inspect.getsource(one) for one in reversed(schema.__mro__[:-1]))
+    return dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
+
+
 def manual(entry: str) -> str:
     """List every choice and setting of a command, from the schemas themselves."""
 
     def describe(schema: type, prefix: str) -> list[str]:
-        source = "".join(inspect.getsource(one) for one in reversed(schema.__mro__[:-1]))
-        notes = dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
-        lines = []
+        notes, lines = meanings(schema), []
         for one in fields(schema):
             if one.name in GROUPS or (prefix and one.name == "name"):
                 continue

@@ -15,12 +15,14 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
 
+from microlatent import slurm
 from microlatent.files import write_json, write_text
 
 
@@ -59,17 +61,39 @@ class RunFolder:
             return folder
         raise ValueError(f"{path} and ten thousand names like it are taken. Clean the outputs folder or set name=<another>.")
 
+    @classmethod
+    def replace(cls, path: Path) -> RunFolder:
+        """Take the folder of a review, which is made anew from what runs left behind.
+
+        Raises
+        ------
+        ValueError
+            Another process is writing it now.
+        """
+        if read_status(path).get("state") == "running":
+            raise ValueError(f"{path} is being written by another process. Wait for it, or stop it.")
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "status.json").unlink(missing_ok=True)
+        folder = cls(path)
+        folder.set("running")
+        return folder
+
     def set(self, state: str, **facts: Any) -> None:
-        """Write the status: running, completed, interrupted or failed, with facts such as step, reason and exit_code."""
+        """Write the status: running, completed, pruned, interrupted, failed or lost, with facts such as step and reason."""
         old = read_status(self.path)
-        process = psutil.Process()
+        process, now = psutil.Process(), datetime.now().astimezone()
+        seconds = old.get("seconds", 0.0)
+        if old.get("state") == "running" and old.get("pid") == process.pid:  # or nobody worked since
+            seconds += (now - datetime.fromisoformat(old["updated"])).total_seconds()
         status = {
             "state": state,
-            "started": old.get("started") or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "started": old.get("started") or now.isoformat(timespec="milliseconds"),
+            "updated": now.isoformat(timespec="milliseconds"),
+            "seconds": round(seconds, 3),  # worked, without the time between an interruption and its continuation
             "host": socket.gethostname(),
             "pid": process.pid,
             "process_started": process.create_time(),
+            **slurm.here(),
             **{key: old[key] for key in ("epoch", "step") if key in old},
             **facts,
         }
@@ -91,6 +115,9 @@ def read_status(path: Path) -> dict[str, Any]:
         return {}
     except json.JSONDecodeError:
         return {"state": "lost", "reason": "status.json cannot be read"}
+    if status.get("state") == "running" and slurm.is_gone(status):
+        reason = f"its SLURM job {status['slurm_job']} ended without a word (killed, out of memory, or its node failed)"
+        return status | {"state": "lost", "reason": reason}
     if status.get("state") == "running" and status.get("host") == socket.gethostname():
         try:
             alive = abs(psutil.Process(status["pid"]).create_time() - status["process_started"]) < 1.0
@@ -99,6 +126,12 @@ def read_status(path: Path) -> dict[str, Any]:
         if not alive:
             status |= {"state": "lost", "reason": "its process ended without a word (killed, or the machine stopped)"}
     return status
+
+
+def can_continue(path: Path) -> bool:
+    """Return whether a training run that ended before its time has left a checkpoint to go on from."""
+    ended = read_status(path).get("state") in ("interrupted", "lost")
+    return ended and (path / "checkpoints" / "last.ckpt").is_file() and (path / "config.yaml").is_file()
 
 
 def read_provenance(path: Path) -> dict[str, Any]:

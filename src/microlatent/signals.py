@@ -1,14 +1,27 @@
-"""Being asked to stop: what raises at once, what waits for a good moment, and the exit codes."""
+"""Being asked to stop: what raises at once, what waits for a good moment, who is told afterwards, and the exit codes.
+
+A cluster's launcher (submitit) has a handler of its own for SIGUSR2, which comes before a time limit: it asks SLURM to start the
+job again. Ours stands before it: first everything is saved, then ``hand_over`` calls the launcher's.
+"""
 
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 STOPPED = 75  # exit code after SIGTERM or SIGUSR1 with everything saved: start again with resume= (EX_TEMPFAIL of sysexits.h)
 CTRL_C = 130
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+OF_LAUNCHERS = (signal.SIGUSR1, signal.SIGUSR2)  # submitit's default is SIGUSR2; SUBMITIT_PREEMPT_SIGNAL=USR1 changes it
 LOOK_EVERY = 20  # batches between two looks that several processes take together
+SAME_S = 1.0  # a second signal so soon is the same wish by another way: from the terminal, and from the sweep
+PATIENCE_S = 120.0  # for jobs to save, before the process that started them ends
+
+_launchers: dict[int, Callable[[int, FrameType | None], object]] = {}  # handlers that ours stand before
+_heard = -SAME_S  # when a signal came
 
 
 class Interrupted(BaseException):
@@ -16,29 +29,94 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
+        self.number = number
         self.exit_code = CTRL_C if number == signal.SIGINT else STOPPED
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
+        """Let it cross from a launcher's worker: by default it would be rebuilt from its message."""
+        return Interrupted, (self.number,)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    if not _again():
+        raise Interrupted(number)
+
+
+def _again() -> bool:
+    """Note that a signal came; say whether it repeats one that is being obeyed, and would only disturb the saving."""
+    global _heard
+    before, _heard = _heard, time.monotonic()
+    return _heard - before < SAME_S
 
 
 def raise_on_signals() -> None:
-    """Make SIGTERM, SIGUSR1 and Ctrl-C raise Interrupted wherever the program is."""
+    """Make SIGTERM, SIGUSR1, Ctrl-C and the signal that a launcher waits for raise Interrupted wherever the program is."""
+    global _heard
+    _heard = -SAME_S
+    for number in OF_LAUNCHERS:
+        handler = signal.getsignal(number)
+        if callable(handler) and getattr(handler, "__module__", None) != __name__:
+            _launchers[number] = handler
+    for number in {*SIGNALS, *_launchers}:
+        signal.signal(number, _raise)
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+
+def hand_over(stop: Interrupted) -> None:
+    """Let the launcher that waits for this signal do its part, which ends the process; return where none does.
+
+    Everything must be saved and said before: SLURM kills the job as soon as it is asked to start it again.
+    """
+    if stop.number in _launchers:
+        for number in {*SIGNALS, *_launchers}:
+            signal.signal(number, signal.SIG_IGN)  # also in the launcher's scontrol, which SLURM's SIGTERM would hit half-way
+        _launchers[stop.number](stop.number, None)
+
+
+@contextmanager
+def jobs_first(working: Callable[[], bool]) -> Iterator[None]:
+    """Let a signal reach the processes that a launcher started here, and this one when their jobs have saved.
+
+    A launcher that is stopped first kills its processes (joblib), or leaves them behind (submitit_local).
+
+    Parameters
+    ----------
+    working
+        Whether a job is still at work.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        import psutil
+
+        for one in SIGNALS:
+            signal.signal(one, signal.SIG_IGN)
+        children = psutil.Process().children()
+        for child in children:
+            child.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE_S
+        while children and working() and time.monotonic() < deadline:
+            time.sleep(0.1)
         raise Interrupted(number)
 
-    for number in SIGNALS:
-        signal.signal(number, interrupt)
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopSignals:
-    """SIGTERM, SIGUSR1 and Ctrl-C ask for a stop; a loop obeys between two steps, when its state is whole."""
+    """The same signals ask for a stop; a loop obeys between two steps, when its state is whole."""
 
     def __enter__(self) -> StopSignals:
         self.asked = 0
-        self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        self.before = {number: signal.signal(number, self._ask) for number in {*SIGNALS, *_launchers}}
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = number
+        _again()
+        if not self.asked or number in _launchers:  # a SIGTERM before or after does not undo a launcher's wish to go on later
+            self.asked = number
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():

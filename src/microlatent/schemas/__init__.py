@@ -15,6 +15,7 @@ from microlatent.schemas.kikuchi import (
     MapsKikuchiConfig,
 )
 from microlatent.schemas.model import AEConfig, KikuchiCNNConfig, VAEConfig, VQVAEConfig
+from microlatent.schemas.review import CompareConfig, ReportConfig
 from microlatent.schemas.task import (
     AssembleMnistConfig,
     AssemblePartitionsConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "BandContrastConfig",
     "ClusterConfig",
     "ClusterKikuchiConfig",
+    "CompareConfig",
     "EmbedConfig",
     "KikuchiCNNConfig",
     "KikuchiConfig",
@@ -54,6 +56,7 @@ __all__ = [
     "PatchConfig",
     "ProcessConfig",
     "ReconstructConfig",
+    "ReportConfig",
     "Settings",
     "TrainConfig",
     "TrainerConfig",

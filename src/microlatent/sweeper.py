@@ -1,0 +1,275 @@
+"""From what was typed after ``-m`` to jobs: what both of Hydra's sweepers, the grid and the study, have in common."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from microlatent import launching, run, slurm, sweep
+from microlatent.signals import SIGNALS, Interrupted, jobs_first, raise_on_signals
+
+ON_THIS_MACHINE = ("BasicLauncher", "LocalLauncher")  # those that would start jobs one by one, and all at once
+
+logger = logging.getLogger("microlatent")
+
+
+class JobsFailed(Exception):
+    """Some jobs of a sweep failed; the others are done."""
+
+
+def deferred(arguments: list[str]) -> list[str]:
+    """Return the arguments of a sweep so that each is checked against the jobs' own choices, not against the defaults.
+
+    Hydra composes once without what is swept, and would refuse ``model=vae_bern,vae_gauss model.beta=2`` because the default
+    model has no beta (its issue 2888). A choice of one value is left to the jobs.
+    """
+    from microlatent.config import GROUPS
+
+    out, parser = [], OverridesParser.create()
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        group, dot, _ = key.lstrip("+").partition(".")
+        if separator and value and dot and group in GROUPS and not parser.parse_override(argument).is_sweep_override():
+            argument = f"{key}=choice({value})"
+        out.append(argument)
+    return out
+
+
+def split(arguments: list[str], config_loader: Any, params: dict[str, str]) -> tuple[list[str], list[Override]]:
+    """Return what is the same in all jobs, as typed, and what is swept; what was typed wins over ``params``."""
+    fixed, swept = {}, {}
+    typed = [f"{key}={value}" for key, value in params.items()] + arguments
+    for override in OverridesParser.create(config_loader=config_loader).parse_overrides(typed):
+        key = override.get_key_element()
+        for kind in (fixed, swept):
+            kind.pop(key, None)
+        if not override.is_sweep_override():
+            fixed[key] = override.input_line
+        elif override.is_discrete_sweep() and len(values := list(override.sweep_string_iterator())) == 1:
+            fixed[key] = f"{key}={values[0]}"
+        else:
+            swept[key] = override
+    return list(fixed.values()), list(swept.values())
+
+
+class JobSweeper(Sweeper):
+    """What the grid and the study share: the launcher, the folder with its plan, the look at jobs before the first begins."""
+
+    def __init__(self, n_jobs: int | None, params: dict[str, str] | None = None) -> None:
+        if n_jobs is not None and n_jobs < 1:
+            raise ValueError(f"hydra.sweeper.n_jobs is {n_jobs}, but must be at least 1 job at a time. Leave it out, or set 1.")
+        self.n_jobs, self.params = n_jobs, dict(params or {})
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        """Take Hydra's context; the launcher is made when the folder is known."""
+        self.context, self.task_function, self.config = hydra_context, task_function, config
+
+    @property
+    def entry(self) -> str:
+        """The command: train, infer or analyze."""
+        return self.config.hydra.job.config_name
+
+    def rehearse(self, jobs: Iterable[list[str]]) -> None:
+        """Rehearse every job, here and now; nothing is written."""
+        launcher = BasicLauncher()
+        launcher.setup(hydra_context=self.context, task_function=self.task_function, config=self.config)
+        for number, overrides in enumerate(jobs):
+            (done,) = launcher.launch([overrides], initial_job_idx=number)
+            for folder in (Path(self.config.hydra.sweep.dir) / str(number), Path(self.config.hydra.sweep.dir)):
+                folder.rmdir()  # Hydra makes them
+            if done.status.name != "COMPLETED":
+                raise done._return_value
+
+    def begin(self, jobs: dict[int, list[str]], study: dict[str, Any] | None = None, arguments: Iterable[str] = ()) -> sweep.Plan:
+        """Claim the folder, write the plan and the index, and make the launcher."""
+        hydra = self.config.hydra
+        typed = [one for one in hydra.overrides.hydra if not one.startswith(("hydra.mode=", "hydra.sweep.dir="))]
+        named = any(one.startswith("hydra.sweep.dir=") for one in hydra.overrides.hydra)
+        folder = Path(hydra.sweep.dir).absolute()
+        plan = sweep.Plan(folder, self.entry, [*arguments, *typed], jobs, study)
+        plan = sweep.claim(plan, anew=not named)
+        OmegaConf.update(self.config, "hydra.sweep.dir", str(plan.folder).replace("$", "\\$"))
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=self.task_function, config=self.config
+        )
+        sweep.write_index(plan.folder)
+        return plan
+
+    @property
+    def jobs_at_a_time(self) -> int | None:
+        """Jobs that are started one by one; None hands them all to the launcher at once."""
+        kind = type(self.launcher).__name__
+        if self.n_jobs is None and kind in ON_THIS_MACHINE:
+            return 1 if kind == "BasicLauncher" else max(1, (os.cpu_count() or 1) // self.config.hydra.launcher.cpus_per_task)
+        return self.n_jobs
+
+    def refuse(self, jobs: Iterable[list[str]]) -> None:
+        """Compose every job and check its settings before the first begins.
+
+        Raises
+        ------
+        ValueError
+            A job makes no sense, such as a key that one of the swept choices lacks.
+        """
+        from microlatent import command, manual
+
+        jobs = [list(overrides) for overrides in jobs]
+        common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+        for number, overrides in enumerate(jobs):
+            try:
+                cfg = self.context.config_loader.load_sweep_config(self.config, overrides)
+                own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+                command.settled(self.entry, own, overrides)
+            except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+                user_error = isinstance(error, (ValueError, OSError)) and not isinstance(error, OmegaConfBaseException)
+                reason = str(error) if user_error else manual.explain(error, overrides, self.entry)
+                which = " ".join(one for one in overrides if one not in common)
+                raise ValueError(
+                    f"{reason}\nThis is job {number} of {len(jobs)} of the sweep ({which}). Nothing was started. Where only some "
+                    "choices have a key, sweep those apart, and look at all of them together: python analyze.py task=compare "
+                    "task.runs=[<one sweep>,<the other>]"
+                ) from error
+
+
+def grid(fixed: list[str], swept: list[Override]) -> dict[int, list[str]]:
+    """Return the overrides of every combination of what is swept.
+
+    Raises
+    ------
+    ValueError
+        A key has an interval, of which a grid cannot take every value.
+    """
+    values = []
+    for override in swept:
+        key = override.get_key_element()
+        if not override.is_discrete_sweep():
+            raise ValueError(
+                f"{override.input_line} is an interval, and a grid needs single values. Name them ({key}=1,2,3), or search: "
+                "hydra/sweeper=study."
+            )
+        values.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+    return {number: [*fixed, *chosen] for number, chosen in enumerate(itertools.product(*values))}
+
+
+def run_missing(plan: sweep.Plan, launcher: Any, jobs_at_a_time: int | None) -> None:
+    """Run the jobs of a plan that are not done; a signal stops them all, saved."""
+    states = {row.job: row.state for row in sweep.index(plan.folder).itertuples()}
+    missing = [number for number, state in states.items() if state not in (*sweep.FINISHED, "running")]
+    for number in (number for number, state in states.items() if state == "running"):
+        logger.warning("Job %d is running in another process and is left to it.", number)
+    for number in missing:
+        sweep.clear(plan.folder / str(number))
+    if len(missing) < len(plan.jobs):
+        logger.info("%d of %d jobs are done; %d are to run.", len(plan.jobs) - len(missing), len(plan.jobs), len(missing))
+    if not missing:
+        return
+    if jobs_at_a_time is None:
+        launch_together(plan, missing, launcher)
+        return
+    pool, waiting = launching.Pool(launcher, jobs_at_a_time), list(missing)
+    raise_on_signals()
+    try:
+        while waiting or pool.running:
+            while waiting and pool.free:
+                number = waiting.pop(0)
+                path = plan.folder / str(number)
+                logger.info("job %d of %d begins: %s", number, len(plan.jobs), sweep.label(path))
+                pool.start(number, plan.jobs[number], path)
+            for ended in pool.wait():
+                if ended.error:
+                    note_failure(plan.folder, ended.number, ended.error)
+                how = f"failed: {ended.error}" if ended.error else "is done"
+                logger.info("job %d of %d %s", ended.number, len(plan.jobs), how)
+    except Interrupted as stop:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # the jobs have heard it; let them save
+        pool.stop(signal.SIGINT if stop.exit_code == 130 else signal.SIGTERM)
+        raise
+
+
+def launch_together(plan: sweep.Plan, numbers: list[int], launcher: Any) -> None:
+    """Hand several jobs to the launcher at once: one array on a cluster. How they ended is in their folders."""
+    batch = [[*plan.jobs[number], f"hydra.sweep.subdir={number}"] for number in numbers]
+
+    def working() -> bool:
+        return any(run.read_status(sweep.job_folder(plan.folder, number)).get("state") == "running" for number in numbers)
+
+    try:
+        with jobs_first(working):
+            returns = launcher.launch(batch, initial_job_idx=0)
+    except Interrupted:
+        sweep.write_index(plan.folder)  # a worker may have been killed after it saved and before it wrote this
+        if waiting := slurm.queued(plan.folder):
+            logger.warning("The jobs go on in SLURM without this process; to end them: scancel %s", " ".join(waiting))
+        raise
+    except Exception as error:
+        if type(error).__module__.split(".")[0] != "submitit":
+            raise
+        # It gives up at the first job that was killed, while others still run.
+        logger.warning("%s", launching.first_line(error))
+        while slurm.queued(plan.folder):
+            time.sleep(slurm.ASK_EVERY_S)
+        return
+    for number, done in zip(numbers, returns, strict=True):
+        if done.status.name != "COMPLETED":
+            note_failure(plan.folder, number, launching.first_line(done._return_value))
+
+
+def note_failure(folder: Path, number: int, reason: str) -> None:
+    """Say in a job's folder that it failed, where it could not say so itself, and write the index anew."""
+    path = folder / str(number)
+    state = run.read_status(sweep.job_folder(folder, number)).get("state")
+    if state is None:
+        path.mkdir(parents=True, exist_ok=True)
+        run.RunFolder(path).set("failed", reason=reason)
+    elif state == "lost":
+        run.RunFolder(path).set("lost", reason=reason)
+    sweep.write_index(folder)
+
+
+def conclude(folder: Path) -> None:
+    """Print the sweep's table and the jobs that failed.
+
+    Raises
+    ------
+    JobsFailed
+        Some did.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from microlatent.command import run_name
+
+    sweep.write_index(folder)
+    table, plan, console = sweep.index(folder), sweep.read_plan(folder), Console(file=sys.stdout)
+    shown = Table(box=None)
+    columns = ["job", "state", *plan.varied, *[name for name in ("best_score", "seconds") if name in table]]
+    for name in columns:
+        shown.add_column(name, justify="left" if name in ("state", *plan.varied) else "right")
+    for row in table[columns].to_dict("records"):
+        shown.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    console.print(shown)
+    console.print(f"results: {run_name(folder)} ({sweep.INDEX} is the index)", soft_wrap=True)
+    failed = table[~table["state"].isin(sweep.FINISHED)]
+    if len(failed):
+        lines = [f"  job {row.job} ({row.state}): {row.error or 'not run'}" for row in failed.itertuples()]
+        raise JobsFailed(
+            f"{len(failed)} of {len(table)} jobs did not finish:\n" + "\n".join(lines) + f"\nWhat each said is in log.txt of its "
+            f"folder. When the reason is gone, run what is missing: python {plan.entry}.py resume={run_name(folder)}"
+        )

@@ -1,0 +1,221 @@
+"""Sweeps as a user runs them: what is refused before the first job, the index, failures, kills, and going on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from microlatent import run, sweep
+from microlatent.sweeper import deferred
+from tests.conftest import ROOT
+from tests.test_training import SMALL
+
+
+@pytest.fixture
+def begin(stores_folder, tmp_path):
+    """Return a function that starts a command in a process of its own, as a shell does."""
+    started = []
+
+    def start(*arguments: str) -> subprocess.Popen:
+        line = [sys.executable, str(ROOT / "train.py"), *arguments]
+        env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "HOME": str(tmp_path)}
+        with open(tmp_path / "said.txt", "a") as said:
+            process = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=said, stderr=said)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def only_sweep(folder: Path) -> Path:
+    """Return the one sweep below a folder's outputs."""
+    (found,) = sweep.find_sweeps(folder / "outputs")
+    return found
+
+
+def wait_for_history(folder: Path) -> None:
+    """Wait until the first job of a sweep has an epoch behind it."""
+    deadline = time.time() + 120
+    while not list(folder.glob("outputs/sweeps/*/0/history.csv")):
+        assert time.time() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def swept(stores_folder, tmp_path_factory):
+    """Sweep two families by two seeds, two jobs at a time, of which one fails: the wells it names do not exist."""
+    from tests.forks import in_fork
+
+    folder = tmp_path_factory.mktemp("sweep")
+    env = {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "HOME": str(folder / "home")}
+    arguments = [f"data.store={stores_folder}", "model=vqvae_z16,vae_gauss", "data.wells=null,[ZZ]", "trainer.epochs=1"]
+    small = [one for one in SMALL if not one.startswith("model.")]
+    done = in_fork("train", ("-m", *arguments, *small, "model.latent_dim=4", "hydra.sweeper.n_jobs=2"), folder, env)
+    return folder, done
+
+
+def test_jobs_of_a_sweep_are_runs_and_the_index_says_how_each_ended(swept):
+    folder, _ = swept
+    table = pd.read_csv(only_sweep(folder) / sweep.INDEX)
+    assert list(table["model"]) == ["vqvae_z16", "vqvae_z16", "vae_gauss", "vae_gauss"]
+    assert list(table["state"]) == ["completed", "failed"] * 2
+    for row in table[table["state"] == "completed"].itertuples():
+        path = only_sweep(folder) / str(row.folder)
+        numbers = run.read_status(path)["metrics"]
+        assert row.best_score == pytest.approx(numbers["best_score"])
+        assert 0 < row.duration_s < 300
+        assert (path / "checkpoints" / "best.ckpt").is_file()
+        assert run.read_config(path)["model"]["latent_dim"] == 4
+
+
+def test_failed_jobs_are_listed_at_the_end_and_in_the_exit_code(swept):
+    folder, done = swept
+    assert done.returncode == 1
+    assert "2 of 4 jobs did not finish" in done.stderr
+    assert "job 1 (failed): FileNotFoundError: data.wells names ['ZZ']" in done.stderr
+    errors = pd.read_csv(only_sweep(folder) / sweep.INDEX).set_index("state")["error"]
+    assert errors["failed"].str.contains("data.wells names").all()
+    assert errors["completed"].isna().all()
+
+
+def test_label_is_what_tells_a_job_from_the_others(swept):
+    folder, _ = swept
+    assert sweep.label(only_sweep(folder) / "2") == "vae_gauss wells=null"
+    assert sweep.label(folder) == ""
+
+
+def test_going_on_runs_what_is_missing_and_nothing_twice(swept, command, stores_folder, tmp_path):
+    import shutil
+
+    folder, _ = swept
+    shutil.copytree(folder / "outputs", tmp_path / "outputs")
+    path = only_sweep(tmp_path)
+    before = {number: run.read_status(path / number)["updated"] for number in ("0", "2")}
+    plan = sweep.read_plan(path)
+    plan.jobs = {number: [one.replace("[ZZ]", "[A1]") for one in job] for number, job in plan.jobs.items()}
+    plan.write()  # as if the missing well had been put in its place
+    done = command("train", f"resume={path}")
+    assert "2 of 4 jobs are done; 2 are to run" in done.stderr
+    assert {number: run.read_status(path / number)["updated"] for number in before} == before
+    assert list(pd.read_csv(path / sweep.INDEX)["state"]) == ["completed"] * 4
+    assert run.read_status(path / "1-failed")["state"] == "failed"
+
+
+def test_a_sweep_goes_on_as_it_was_asked_for(swept, command):
+    folder, _ = swept
+    done = command("train", f"resume={only_sweep(folder)}", "trainer.lr=1", check=False)
+    assert done.returncode == 2
+    assert "trainer.lr=1 cannot be changed" in done.stderr
+    done = command("infer", f"resume={only_sweep(folder)}", check=False)
+    assert f"Type: python train.py resume={only_sweep(folder)}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model=vqvae_z16,vae_gauss", "model.num_codes=16,32"], ["num_codes is a setting of", "task=compare", "job 2 of 4"]),
+        (["model=vqvae_z16,vae_gauss", "model.beta=2"], ["model.beta=2: beta is a setting of", "job 0 of 2"]),
+        (["trainer.batch_size=0,8"], ["trainer.batch_size is 0", "job 0 of 2"]),
+        (["trainer.lr=interval(0.1,1)"], ["is an interval", "hydra/sweeper=study"]),
+        (["seed=1,2", "hydra.sweeper.n_jobs=0"], ["hydra.sweeper.n_jobs is 0"]),
+    ],
+)
+def test_what_some_job_cannot_run_is_refused_before_the_first(command, arguments, words):
+    done = command("train", "-m", "data.root=demo", "data.store=here", *arguments, check=False)
+    assert done.returncode == 2
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(command.folder.glob("outputs/**/*.yaml"))
+
+
+def test_a_setting_that_all_swept_choices_have_need_not_be_one_of_the_default(command):
+    assert deferred(["model=a,b", "model.beta=2", "seed=1,2", "model.latent_dim=4,8", "+data.x='a,b'"]) == [
+        "model=a,b",
+        "model.beta=choice(2)",
+        "seed=1,2",
+        "model.latent_dim=4,8",
+        "+data.x=choice('a,b')",
+    ]
+
+
+@pytest.mark.slow
+def test_sweep_of_one_run_keeps_every_result(command, stores_folder):
+    command("train", f"data.store={stores_folder}", "trainer.epochs=0", "name=x", *SMALL)
+    command("infer", "task=process", "run=latest", "logger=csv", "trainer.threads=1")
+    command("analyze", "-m", "task=embed", "run=latest", "task.components=2,3", "task.umap=false", "logger=csv", "task.probes=[]")
+    path = only_sweep(command.folder)
+    table = pd.read_csv(path / sweep.INDEX)
+    assert list(table["components"]) == [2, 3]
+    assert all((path / str(number) / "latents.h5ad").is_file() for number in table["job"])
+
+
+def test_index_is_true_while_jobs_run_and_after_they_are_gone(tmp_path):
+    plan = sweep.Plan(tmp_path, "train", ["seed=1,2,3"], {n: [f"seed={n}"] for n in range(3)})
+    plan.write()
+    run.RunFolder(tmp_path / "1").path.mkdir()
+    run.RunFolder(tmp_path / "1").set("running")
+    assert list(sweep.index(tmp_path)["state"]) == ["pending", "running", "pending"]
+    status = json.loads((tmp_path / "1" / "status.json").read_text())
+    (tmp_path / "1" / "status.json").write_text(json.dumps(status | {"process_started": 1.0}))  # another process of that number
+    assert list(sweep.index(tmp_path)["state"]) == ["pending", "lost", "pending"]
+
+
+def test_two_sweeps_of_one_second_do_not_share_a_folder(tmp_path):
+    first, second = (sweep.claim(sweep.Plan(tmp_path / "now", "train", [f"seed={n}"], {}), anew=True).folder for n in (1, 2))
+    assert first != second
+    with pytest.raises(ValueError, match="holds another sweep"):
+        sweep.claim(sweep.Plan(first, "train", ["seed=3"], {}), anew=False)
+    assert sweep.claim(sweep.Plan(first, "train", ["seed=1", "hydra.sweeper.n_jobs=2"], {}), anew=False).folder == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_stopped_sweep_saves_its_job_and_goes_on_from_there(begin, command, stores_folder, tmp_path, how):
+    options = [f"data.store={stores_folder}", "seed=1,2", "trainer.epochs=150", *SMALL]
+    process = begin("-m", *options)
+    wait_for_history(tmp_path)
+    process.send_signal(how)
+    code = process.wait(60)
+    assert code == {signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}[how]
+    path = only_sweep(tmp_path)
+    deadline = time.time() + 30  # a killed sweep's job is told by the system, and saves
+    while (state := run.read_status(path / "0")["state"]) == "running" and time.time() < deadline:
+        time.sleep(0.05)
+    assert state == "interrupted"
+    assert list(sweep.index(path)["state"]) == ["interrupted", "pending"]
+    assert list(pd.read_csv(path / sweep.INDEX)["state"]) == ["interrupted", "pending"]
+
+    done = begin(f"resume={path}")
+    assert done.wait(240) == 0, (tmp_path / "said.txt").read_text()
+    assert list(sweep.index(path)["state"]) == ["completed"] * 2
+    command("train", *[one if one != "seed=1,2" else "seed=1" for one in options], "name=whole")
+    whole = next(tmp_path.glob("outputs/whole/*/history.csv"))
+    from microlatent.tracking import differing_history
+
+    assert differing_history(whole, path / "0" / "history.csv") is None
+
+
+@pytest.mark.slow
+def test_killed_job_is_lost_alone_and_is_continued(begin, stores_folder, tmp_path):
+    process = begin("-m", f"data.store={stores_folder}", "seed=1,2", "trainer.epochs=150", *SMALL)
+    wait_for_history(tmp_path)
+    path = only_sweep(tmp_path)
+    os.kill(run.read_status(path / "0")["pid"], signal.SIGKILL)
+    assert process.wait(240) == 1
+    assert "job 0 (lost): its process was killed (SIGKILL)" in (tmp_path / "said.txt").read_text()
+    assert list(sweep.index(path)["state"]) == ["lost", "completed"]
+    again = begin(f"resume={path}")
+    assert again.wait(240) == 0, (tmp_path / "said.txt").read_text()
+    assert len(pd.read_csv(path / "0" / "history.csv")) == 150
+    assert not list(path.glob("0-*"))
