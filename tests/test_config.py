@@ -30,8 +30,10 @@ def test_every_choice_has_a_yaml_of_its_name_that_says_which_schema_it_feeds():
 def test_every_task_and_experiment_composes_and_validates(entry, compose):
     for name, choice in config.REGISTRY["task"].items():
         if choice.entry == entry:
-            given = "run=somewhere" if name in ("process", "reconstruct") else "data.root=somewhere"
-            assert compose(entry, f"task={name}", given).task.name == name
+            needs = {"process": "run=x", "reconstruct": "run=x", "report": "run=x", "compare": "task.runs=x"}
+            settings = compose(entry, f"task={name}", needs.get(name, "data.root=somewhere"))
+            assert settings.task.name == name
+            assert (settings.data is None) == config.reviews(name)
     for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
         task = re.search(r"override /task: (\w+)", path.read_text())
         if entry == (config.choice("task", task.group(1)).entry if task else "train"):
@@ -111,6 +113,9 @@ def test_every_setting_of_every_schema_is_explained():
         ),
         ("infer", ["task=assemble", "data=partitions", "data.root=x", "data.subjects=[a,a]"], ["data.subjects names ['a'] more"]),
         ("infer", ["task=assemble", "data=partitions", "data.root=x", "data.channels=[]"], ["data.channels is empty"]),
+        ("analyze", ["task=report"], ["add run=<folder of a run or a sweep>"]),
+        ("analyze", ["task=compare"], ["add task.runs=<folder of a sweep>"]),
+        ("train", ["experiment=kikuchi_demo", "model=ae_gauss"], ["experiment=kikuchi_demo sets model.beta, which model=ae_gauss"]),
         ("train", ["plugins=[no_such_module]"], ["no_such_module", "PYTHONPATH"]),
     ],
 )

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from microlatent import config
+from microlatent import config, distributed
 from microlatent.data.source import PatchSource
 from microlatent.drawing import training as drawing
 from microlatent.files import write_csv
@@ -98,6 +98,11 @@ def monitored(row: Row, name: str) -> float:
     raise ValueError(f"trainer.monitor={name} is no loss term of this model. {config.nearest(name, terms)}")
 
 
+def num_parameters(model: nn.Module) -> int:
+    """Return how many numbers training changes."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
 def final_numbers(position: Position, monitor: str, parameters: int) -> dict[str, float]:
     """Numbers that runs are compared by: the best epoch's, and cost."""
     best = min(position.history, key=lambda row: monitored(row, monitor))
@@ -111,6 +116,40 @@ def final_numbers(position: Position, monitor: str, parameters: int) -> dict[str
         "parameters": parameters,
         "seconds": seconds,
     }
+
+
+@torch.no_grad()
+def explained_variance(
+    settings: Settings, model: nn.Module, source: PatchSource, device: torch.device, part: str = "val"
+) -> dict[str, float]:
+    """Return the share of a part's variance that the reconstruction explains, a number that model families can be compared by.
+
+    For each channel 1 - sum (x - x_hat)^2 / sum (x - mean)^2 over all pixels of all patches, where the mean is the part's own
+    mean patch, pixel by pixel; then the mean over channels. 0 is what the mean patch explains, without any latents; 1 is
+    perfect; a bad reconstruction is below 0. Pixels are in normalised units, but each channel's share is the same under every
+    normalisation that scales and shifts a channel as a whole (``dataset``, ``gauss``, ``none``). Of zeros and ones
+    (``bern``) it is a Brier skill score: of the probabilities against each pixel's frequency.
+
+    A channel that is the same in all patches has no share and is left out; empty if there is none, if the part is empty, or if
+    the model does not reconstruct.
+    """
+    plan = limited(source.plan(part, 0, settings.trainer.batch_size, settings.seed), settings.trainer)
+    if not plan or not hasattr(model, "reconstruct"):
+        return {}
+    model.eval()
+    shape = (len(source.channels), *source.shape_px)
+    pixels, squares = (torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(2))
+    errors = torch.zeros(shape[0], dtype=torch.float64, device=device)
+    for rows in plan:
+        x = source.batch(rows, device).x
+        x, error = x.double(), (x - model.reconstruct(x)).double()
+        pixels += x.sum(0)
+        squares += x.square().sum(0)
+        errors += error.square().sum((0, 2, 3))
+    pixels, squares, errors = (distributed.total(sums) for sums in (pixels, squares, errors))
+    variance = (squares - pixels.square() / sum(map(len, plan))).sum((1, 2))
+    varies = variance > 1e-12 * squares.sum((1, 2))  # below that, it is the rounding of the sums
+    return {f"{part}_explained_variance": float((1 - errors / variance)[varies].mean())} if varies.any() else {}
 
 
 @torch.no_grad()
@@ -157,12 +196,12 @@ def refuse_likelihood(model: nn.Module, source: PatchSource, settings: Settings)
 
 
 @torch.no_grad()
-def draw_epoch(model: nn.Module, source: PatchSource, out: Path, epoch: int, device: torch.device) -> None:
+def draw_epoch(model: nn.Module, source: PatchSource, out: Path, epoch: int, device: torch.device) -> Path:
     """Draw the held-out patch of most contrast beside its reconstruction, by channel; the same patch in every epoch."""
     contrast = source.moments.std[_shown(source)] / np.maximum(source.moments.std.mean(0), 1e-12)
     row = _shown(source)[[contrast.mean(1).argmax()]]
     x = source.batch(row, device, alone=True).x
-    drawing.reconstruction(
+    return drawing.reconstruction(
         x[0].cpu().numpy(),
         model.reconstruct(x)[0].cpu().numpy(),
         source.channels,

@@ -77,7 +77,18 @@ class Autoencoder(nn.Module):
         z_BD, _ = self.network.encode(batch.x)
         decoded = self.network.decode(z_BD)
         recon = self.nll(batch.x, decoded).mean()
-        return Losses({"total": recon, "recon": recon, "mse": (batch.x - decoded.x_hat).square().mean()}, {})
+        z_BD = z_BD.detach().double()
+        tallies = {"z": z_BD.sum(0), "z_squares": z_BD.square().sum(0), "patches": z_BD.new_full((), len(z_BD))}
+        return Losses({"total": recon, "recon": recon, "mse": (batch.x - decoded.x_hat).square().mean()}, tallies)
+
+    def end_epoch(self, tallies: dict[str, Tensor], training: bool) -> tuple[dict[str, float | list[float]], list[str]]:
+        """Summarise the use of the latents over an epoch: ``active_units``.
+
+        No prior sets the scale of these latents, so a dimension is active if its variance over the data is more than
+        ``ACTIVE_VARIANCE`` of the dimensions' mean variance.
+        """
+        variance = tallies["z_squares"] / tallies["patches"] - (tallies["z"] / tallies["patches"]).square()
+        return {"active_units": float((variance > ACTIVE_VARIANCE * variance.mean()).sum())}, []
 
     def nll(self, x: Tensor, decoded: Decoded) -> Tensor:
         """Negative log-likelihood of every patch given its latents; (B,) nats."""

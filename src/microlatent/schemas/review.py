@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from microlatent.schemas.checks import MISSING, distinct, one_of
@@ -18,11 +18,17 @@ class CompareConfig:
     name: str = MISSING
     runs: Any = None  # folders of runs, of experiments or of sweeps: one, or [a,b]
     metrics: list[str] | None = None  # final numbers in tables, differences and figures; default: see tasks/compare.py
-    objectives: dict[str, str] = field(default_factory=dict)  # {metric: minimize or maximize}; default: what is comparable
+    objectives: Any = None  # {metric: minimize or maximize}; default: what is comparable
     reference: str | None = None  # configuration the others are compared with; default: the best on each objective
 
     def __post_init__(self) -> None:
         self.runs = [self.runs] if isinstance(self.runs, str) else [str(run) for run in self.runs or []]
+        if not isinstance(self.objectives, dict | None):
+            raise ValueError(
+                f"task.objectives is {self.objectives}, but must say for each metric which way is better: "
+                "'task.objectives={best_score: minimize, parameters: minimize}'."
+            )
+        self.objectives = self.objectives or {}
         for metric, direction in self.objectives.items():
             one_of(f"task.objectives.{metric}", direction, DIRECTIONS)
         distinct("task.metrics", self.metrics)
