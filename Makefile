@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 DEVICE ?= cpu
 OUTPUTS ?= outputs
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format bench lock clean
+.PHONY: help setup demo test test-all lint format bench dashboard sync lock clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,13 +15,15 @@ $(VENV)/.ready: requirements/lock.txt scripts/setup_env.sh
 
 setup: $(VENV)/.ready  ## make the environment (torch in the build that fits, then the locked packages)
 
-demo: $(VENV)/.ready  ## simulate specimens, run the main jobs, compare with what was planted (SYSTEM=wells, partitions or kikuchi)
+demo: $(VENV)/.ready  ## simulate specimens, run the main jobs, compare with what was planted (SYSTEM=wells, partitions, kikuchi or sweeps)
 	@$(PYTHON) scripts/demo.py --outputs $(OUTPUTS) $(SYSTEM)
 
 test: $(VENV)/.ready  ## the fast tests
+	@scripts/setup_browser.sh
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m "not slow"
 
 test-all: $(VENV)/.ready  ## all tests: slow ones and real data too
+	@scripts/setup_browser.sh
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 
 lint: $(VENV)/.ready  ## ruff: rules and format
@@ -32,6 +34,12 @@ format: $(VENV)/.ready  ## ruff: rewrite files in the house format
 
 bench: $(VENV)/.ready  ## speed and memory against the reference's method, as ratios (DEVICE=cpu or cuda)
 	@$(PYTHON) benchmarks/bench.py --device $(DEVICE)
+
+dashboard: $(VENV)/.ready  ## show all runs and sweeps below OUTPUTS in a browser, on this machine alone
+	@$(PYTHON) -m microlatent.dashboard --outputs $(OUTPUTS)
+
+sync: $(VENV)/.ready  ## upload offline W&B runs below OUTPUTS; without a key it lists them
+	@$(PYTHON) scripts/sync.py --outputs $(OUTPUTS)
 
 lock:  ## resolve requirements/lock.txt anew (needs uv)
 	@uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-emit-index-url \

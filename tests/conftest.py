@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from tests.browser import browser, browser_driver  # noqa: F401  (fixtures)
 from tests.forks import in_fork
 
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,291 @@
+"""The list of all runs and sweeps below a folder, kept up to date by looking only at what changed on disk.
+
+A row per run and per sweep, as plain values for JSON. Folders are listed anew when their modification time moved, files read anew
+when theirs did; a run that says it is running is read each time, since its process may be gone.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from microlatent import run, sweep
+
+DATA = ("stores", "specimens")  # folders of outputs/ that hold no runs, but may hold very many files
+DEEPEST = 8  # folders below outputs/: an experiment's name may hold slashes
+SETTLED_NS = 2_000_000_000  # a folder that changed just now may change again within the clock's resolution
+OLDER_RESULT = re.compile(r"-\d{8}-\d{6}(_\d+)?$")  # process-20261120-173127, set aside when process/ was made again
+DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)  # of files that a run left half-written
+ORDER = ("running", "failed", "lost", "interrupted", "pending")  # the state of a sweep is the first that any of its jobs has
+WANTED = re.compile(r"^(?:(?:model|data|task|trainer|logger):|  (?:name|epochs|monitor): ).*\n", re.MULTILINE)  # of config.yaml
+NO_FACTS = {"task": None, "model": None, "data": None, "total": None, "monitor": None}
+UNREADABLE = {"state": "lost", "started": None, "updated": None, "seconds": None, "score": None, "done": None, "reason": ""}
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # six times as fast, where PyYAML was built with it
+
+
+class Listing(NamedTuple):
+    """A folder as it was when it was listed."""
+
+    mtime_ns: int
+    is_settled: bool
+    folders: list[str]
+    is_run: bool
+    is_sweep: bool
+
+
+@dataclass
+class Known:
+    """What a file held when it was read."""
+
+    stamp: tuple[int, int]
+    value: Any
+
+
+class Inventory:
+    """Rows of all runs and sweeps below ``root``, each with the version at which it last changed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self._top = str(self.root)
+        self._born = self._version = int(time.time() * 1000)  # a page that outlives its server asks for an older version
+        self._rows: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._gone: dict[str, int] = {}
+        self._listings: dict[str, Listing] = {}
+        self._files: dict[str, Known] = {}
+        self._lock = threading.Lock()
+
+    def changes(self, since: int = 0) -> dict[str, Any]:
+        """Return the rows that changed after a version, the keys of those that went, and the version of now."""
+        with self._lock:
+            self._refresh()
+            is_whole = since < self._born
+            return {
+                "version": self._version,
+                "whole": is_whole,
+                "rows": [row for version, row in self._rows.values() if is_whole or version > since],
+                "gone": [] if is_whole else [key for key, version in self._gone.items() if version > since],
+                "now": time.time(),
+            }
+
+    def _refresh(self) -> None:
+        found: dict[str, dict[str, Any]] = {}
+        self._walk(self._top, 0, found)
+        version = self._version + 1
+        for key, row in found.items():
+            if key not in self._rows or self._rows[key][1] != row:
+                self._rows[key], self._version = (version, row), version
+                self._gone.pop(key, None)
+        for key in self._rows.keys() - found.keys():
+            del self._rows[key]
+            self._gone[key] = self._version = version
+
+    # ------------------------------------------------------------------------------------------------------ folders
+
+    def _walk(self, path: str, depth: int, found: dict[str, dict[str, Any]]) -> None:
+        listing = self._list(path)
+        if listing is None:
+            return
+        if listing.is_sweep and depth:
+            found |= {row["key"]: row for row in self._sweep(path)}
+        elif listing.is_run and depth:
+            found[str(self._key(path))] = self._run(path, listing)
+        elif depth < DEEPEST:
+            for name in listing.folders if depth else [one for one in listing.folders if one not in DATA]:
+                self._walk(f"{path}/{name}", depth + 1, found)
+
+    def _list(self, path: str) -> Listing | None:
+        """Return what a folder holds, from memory if it did not change; None if it is gone."""
+        try:
+            mtime_ns = os.stat(path).st_mtime_ns
+            known = self._listings.get(path)
+            if known and known.mtime_ns == mtime_ns and known.is_settled:
+                return known
+            with os.scandir(path) as entries:
+                folders, names = [], set()
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        if not entry.name.startswith(".") and not entry.name.endswith(".zarr"):
+                            folders.append(entry.name)
+                    elif entry.name in ("status.json", sweep.PLAN):
+                        names.add(entry.name)
+        except OSError:
+            self._listings.pop(path, None)
+            return None
+        is_settled = time.time_ns() - mtime_ns > SETTLED_NS
+        listing = Listing(mtime_ns, is_settled, sorted(folders), "status.json" in names, sweep.PLAN in names)
+        self._listings[path] = listing
+        return listing
+
+    def _cached(self, path: str, read: Any, empty: Any) -> Any:
+        """Return what ``read`` makes of a file, from memory if the file did not change; ``empty`` if it is absent or damaged."""
+        try:
+            facts = os.stat(path)
+            known, stamp = self._files.get(path), (facts.st_mtime_ns, facts.st_size)
+            if known is None or known.stamp != stamp:
+                known = self._files[path] = Known(stamp, read(Path(path)))
+        except DAMAGE:
+            return empty
+        return known.value
+
+    # --------------------------------------------------------------------------------------------------------- rows
+
+    def _key(self, path: str) -> str | None:
+        """Return a folder's path below the root, or None where it lies elsewhere."""
+        return path.removeprefix(f"{self._top}/") if path.startswith(f"{self._top}/") else None
+
+    def _state(self, path: str) -> dict[str, Any]:
+        """Return a run's state; that of a running one is read anew each time."""
+        state = self._cached(f"{path}/status.json", read_state, UNREADABLE)
+        if state["state"] == "running":
+            self._files.pop(f"{path}/status.json")
+            state = self._cached(f"{path}/status.json", read_state, UNREADABLE)
+        return state
+
+    def _run(self, path: str, listing: Listing) -> dict[str, Any]:
+        row = {
+            "key": self._key(path),
+            "kind": "run",
+            "parent": None,
+            "label": "",
+            **self._cached(f"{path}/config.yaml", read_facts, NO_FACTS),
+            **self._state(path),
+            "steps": self._steps(path, listing),
+        }
+        if row["score"] is None and row["task"] == "train":
+            row["score"] = self._cached(f"{path}/history.csv", lambda file: best_so_far(file, row["monitor"]), None)
+        return row
+
+    def _steps(self, path: str, listing: Listing) -> list[dict[str, Any]]:
+        """Return what tasks made from a run, in the order in which they began."""
+        steps = []
+        for name in listing.folders:
+            below = None if OLDER_RESULT.search(name) else self._list(f"{path}/{name}")
+            if below and below.is_run:
+                steps.append({"name": name, **self._state(f"{path}/{name}")})
+        return sorted(steps, key=lambda step: step["started"] or 0)
+
+    def _sweep(self, path: str) -> list[dict[str, Any]]:
+        """Return the rows of a sweep and of its jobs, those without a folder too."""
+        plan, labels = self._cached(f"{path}/{sweep.PLAN}", read_plan, (None, {}))
+        jobs = []
+        for job in sorted(plan.jobs) if plan else ():
+            folder = str(sweep.job_folder(Path(path), job))
+            below = self._list(folder)
+            if below and below.is_run and self._key(folder):
+                row = self._run(folder, below)
+            else:
+                row = {
+                    "key": f"{self._key(path)}/{job}",
+                    "kind": "job",
+                    "steps": [],
+                    **NO_FACTS,
+                    **UNREADABLE,
+                    "state": "pending",
+                }
+            jobs.append(row | {"parent": self._key(path), "label": f"{job}  {labels.get(job, '')}".strip()})
+        states = Counter(job["state"] for job in jobs)
+        scored = [job for job in jobs if job["score"] is not None]
+        is_one_scale = len({(job["monitor"], job["model"]) for job in scored}) == 1  # losses of two models are not compared
+        row = {
+            "key": self._key(path),
+            "kind": "sweep",
+            "parent": None,
+            "label": f"study {plan.study.get('name', '')}".strip() if plan and plan.study else "",
+            "task": plan.entry if plan else None,
+            "model": joined(jobs, "model"),
+            "data": joined(jobs, "data"),
+            "state": next((state for state in ORDER if states[state]), "completed" if jobs else "pending"),
+            "started": seconds_of(plan.created) if plan else None,
+            "updated": max((job["updated"] for job in jobs if job["updated"]), default=None),
+            "seconds": sum(job["seconds"] or 0 for job in jobs),
+            "score": min(job["score"] for job in scored) if is_one_scale else None,
+            "monitor": scored[0]["monitor"] if is_one_scale else None,
+            "done": states["completed"] + states["pruned"],
+            "total": len(jobs),
+            "states": dict(states),
+            "reason": "" if plan else f"{sweep.PLAN} cannot be read",
+            "steps": [],
+        }
+        return [row, *jobs]
+
+
+# ---------------------------------------------------------------------------------------------------------- one file
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return what the list shows of a run's settings."""
+    # Only the lines that are wanted: reading the whole of a thousand files would take seconds.
+    config = yaml.load("".join(WANTED.findall(path.read_text())), Loader)
+    trainer = config.get("trainer") or {}
+    trains = config["task"]["name"] == "train"
+    return {
+        "task": config["task"]["name"],
+        "model": (config.get("model") or {}).get("name"),
+        "data": (config.get("data") or {}).get("name"),
+        "total": number(trainer.get("epochs")) if trains else None,
+        "monitor": f"val_{trainer.get('monitor')}" if trains else None,
+    }
+
+
+def read_plan(path: Path) -> tuple[sweep.Plan, dict[int, str]]:
+    """Return the plan of a sweep and what tells its jobs apart."""
+    plan = sweep.read_plan(path.parent)
+    return plan, sweep.labels(plan)
+
+
+def best_so_far(path: Path, monitor: str) -> float | None:
+    """Return the lowest monitored loss of a run that has not ended."""
+    with open(path, newline="") as file:
+        values = [number(row.get(monitor)) for row in csv.DictReader(file)]
+    return min((value for value in values if value is not None), default=None)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return what the list shows of a run's status; times in seconds since 1970, ``seconds`` worked until ``updated``."""
+    status = run.read_status(path.parent)
+    started, updated = seconds_of(status.get("started")), seconds_of(status.get("updated"))
+    worked = number(status.get("seconds"))
+    if worked is None and started and updated:
+        worked = updated - started
+    return {
+        "state": str(status.get("state") or "lost"),
+        "started": started,
+        "updated": updated,
+        "seconds": worked,
+        "score": number((status.get("metrics") or {}).get("best_score")),
+        "done": number(status.get("epoch")),
+        "reason": str(status.get("reason") or ""),
+    }
+
+
+def seconds_of(text: str | None) -> float | None:
+    """Return an ISO time as seconds since 1970."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except (TypeError, ValueError):
+        return None
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, or None for all else: JSON has no NaN."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def joined(jobs: list[dict[str, Any]], key: str) -> str | None:
+    """Return the values that jobs have, each once."""
+    return ", ".join(dict.fromkeys(job[key] for job in jobs if job.get(key))) or None

@@ -1,0 +1,108 @@
+"""What can be done with each system, in the order in which it is done, from the registry and conf/experiment/."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from microlatent import config
+
+ORDER = ("patch", "assemble", "train", "fine-tune", "process", "reconstruct")  # the rest follow as they are registered
+ONE_SYSTEM = {  # tasks that read what only one system's data have
+    "patch": "wells",
+    "match": "wells",
+    "reconstruct": "partitions",
+    "outcome": "partitions",
+    "bandcontrast": "kikuchi",
+    "associate": "kikuchi",
+}
+
+
+@dataclass
+class Step:
+    """One thing to do: the command's beginning, and what must be picked before its settings are looked at."""
+
+    name: str
+    meaning: str
+    entry: str
+    fixed: list[str] = field(default_factory=list)
+    picks: str = (
+        ""  # recipe, run, weights (of a run), stopped (a run or sweep to go on with), review (run or sweep), runs (several)
+    )
+
+
+def systems() -> dict[str, str]:
+    """Return each kind of data with its meaning."""
+    return {name: summary(choice.schema) for name, choice in config.REGISTRY["data"].items()}
+
+
+def pipeline(data: str) -> list[Step]:
+    """Return the steps for a kind of data."""
+    steps = []
+    for name, choice in config.REGISTRY["task"].items():
+        if name == "train":
+            steps.append(Step("train", "Fit a model to assembled stores", "train", [f"data={data}"], "recipe"))
+            steps.append(Step("fine-tune", "Fit on from the weights of a trained run", "train", [f"data={data}"], "weights"))
+        elif not config.reviews(name) and ONE_SYSTEM.get(name, data) == data:
+            steps.append(_step(name, data, choice))
+    for name in config.BY_DATA:
+        if data in config.REGISTRY[f"task/{name}"]:
+            steps.append(_step(name, data, config.REGISTRY[f"task/{name}"][data]))
+    return sorted(steps, key=lambda step: ORDER.index(step.name) if step.name in ORDER else len(ORDER))
+
+
+def _step(name: str, data: str, choice: config.Choice) -> Step:
+    picks = "recipe" if name in ("patch", "assemble") else "run"
+    return Step(name, summary(choice.schema), str(choice.entry), [f"task={name}", f"data={data}"], picks)
+
+
+def tools() -> list[Step]:
+    """Return what is done with runs of any system; dashboard and sync are commands of their own."""
+    reviews = [name for name in config.REGISTRY["task"] if config.reviews(name)]
+    picks = {"compare": "runs"}
+    steps = [Step("resume", "Go on with a run or sweep that was stopped", "train", picks="stopped")]
+    for name in reviews:
+        schema = config.REGISTRY["task"][name].schema
+        steps.append(Step(name, summary(schema), "analyze", [f"task={name}"], picks.get(name, "review")))
+    steps.append(Step("dashboard", "All runs and sweeps in a browser, until Ctrl-C", "dashboard"))
+    steps.append(Step("sync", "Upload to W&B what was logged offline", "sync"))
+    return steps
+
+
+def recipes(data: str) -> dict[str, str]:
+    """Return the recipes of conf/experiment/ for a kind of data, each with the first line that says what it is."""
+    found = {}
+    for path in sorted((config.CONF / "experiment").glob("*.yaml")):
+        text = path.read_text()
+        of = re.search(r"override /data: (\w+)", text)
+        if (of.group(1) if of else "wells") == data:
+            comments = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ") and "@package" not in line]
+            found[path.stem] = comments[0] if comments else ""
+    return found
+
+
+def launchers() -> dict[str, str]:
+    """Return the ways to run the jobs of a sweep, each with what it is."""
+    return {path.stem: path.read_text().splitlines()[0].lstrip("# ") for path in _files("hydra/launcher")}
+
+
+def launcher_settings(name: str) -> dict[str, str]:
+    """Return the settings of a launcher with their meanings, those that it takes over from another first."""
+    text = (config.CONF / "hydra" / "launcher" / f"{name}.yaml").read_text()
+    known = {path.stem for path in _files("hydra/launcher")}
+    found: dict[str, str] = {}
+    for base in re.findall(r"^  - (\w+)", text, re.MULTILINE):
+        if base in known:
+            found |= launcher_settings(base)
+    return found | dict(re.findall(r"^(\w+): .*?  # (.*)$", text, re.MULTILINE))
+
+
+def _files(group: str) -> list[Path]:
+    return sorted((config.CONF / group).glob("*.yaml"))
+
+
+def summary(schema: type) -> str:
+    """Return the first line of a schema's description, without the file it is for."""
+    line = (schema.__doc__ or "").strip().splitlines()[0]
+    return re.sub(r"\s*\(``.*?``\)", "", line).rstrip(".")
