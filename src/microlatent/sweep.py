@@ -50,12 +50,9 @@ class Plan:
 
     @property
     def varied(self) -> list[str]:
-        """Keys that are not the same in all jobs, in the order of the first job that has each."""
-        values: dict[str, set[str]] = {}
-        for overrides in self.jobs.values():
-            for key, value in parts(overrides).items():
-                values.setdefault(key, set()).add(value)
-        return [key for key in values if len(values[key]) > 1]
+        """Keys that are not the same in all jobs: those that no job has just as it was typed, in the order of the jobs."""
+        typed = set(self.arguments)
+        return list(dict.fromkeys(key for job in self.jobs.values() for key in parts([one for one in job if one not in typed])))
 
     def write(self) -> None:
         """Write ``sweep.yaml``."""

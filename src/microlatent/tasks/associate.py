@@ -45,12 +45,14 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     for target in track(opened.targets, "Associating"):
         found = partition_findings(target, opened, settings) if target.is_partition else findings(target, opened, settings)
         tables.append(found.table.assign(target=target.tag, scan=target.scan.name))
-        for path in output.write_target(target, found, opened.latents, opened.dims, settings, out / target.tag):
-            tracker.image(f"{target.tag}/{path.stem}", path)
+        paths = output.write_target(target, found, opened.latents, opened.dims, settings, out / target.tag)
+        for rank, path in enumerate(paths, 1):  # the files' names hold scores, which differ between runs
+            tracker.image(f"{target.tag}/{rank}", path)
         numbers |= report(target, found)
     together = output.associations(tables)
     write_csv(together, out / "tables" / "associations.csv")
     tracker.table("associations", together)
+    tracker.artifact("associations", "table", out / "tables" / "associations.csv")
     for path in output.draw_overview(together, settings.task.metrics, out / "figures"):
         tracker.image(path.stem, path)
     return {"scans": len(set(scans)), "targets": len(opened.targets), "dims": len(opened.dims)} | numbers

@@ -61,6 +61,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         write_csv(table, out / "tables" / f"{name}.csv")
         tracker.table(name, table)
     write_csv(field.assignments(shown, labels), out / f"cluster_assignments__{tag}.csv")
+    tracker.artifact("clusters", "table", out / f"cluster_assignments__{tag}.csv")
     paths = draw_clusters(field, labels, known, shown, shown_label, hue, chroma, tag, settings, out)
     report = {
         **scan_clusters.parameters(found, how),
@@ -93,7 +94,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     if stable["ari"].notna().any():
         paths.append(drawing.draw_stability(stable, jaccard, colours, out / "figures" / "stability.png"))
     for path in paths:
-        tracker.image(path.stem, path)
+        tracker.image(path.stem.replace(f"__{tag}", ""), path)  # one name whatever the number of clusters
     return numbers(labels, known, found, width, stable, tables.get("agreement"))
 
 

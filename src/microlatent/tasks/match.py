@@ -67,6 +67,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     for name, table in tables.items():
         write_csv(table, out / "tables" / f"{name}.csv")
         tracker.table(name, table)
+    tracker.artifact("trajectories", "table", out / "tables" / "trajectories.csv")
     for path in draw(latents, wells, pairs, comparison, displacement, settings, out / "figures"):
         tracker.image(path.stem, path)
     report(comparison)
