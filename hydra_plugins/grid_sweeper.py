@@ -12,7 +12,7 @@ class GridSweeper(sweeper.JobSweeper):
         """Check all jobs, then run those that are not done."""
         fixed, swept = sweeper.split(arguments, self.context.config_loader, self.params)
         jobs = sweeper.grid(fixed, swept)
-        self.refuse(jobs.values())
+        self.checked(jobs.values())
         if self.config.check:
             return self.rehearse(jobs.values())
         plan = self.begin(jobs, arguments=[*fixed, *(override.input_line for override in swept)])

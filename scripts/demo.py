@@ -22,6 +22,7 @@ COMMANDS = {
         "infer.py task=process run=latest",
         "analyze.py task=match run=latest",
         "analyze.py task=embed run=latest",
+        "analyze.py task=report run=latest",
     ),
     "partitions": (
         "infer.py task=assemble experiment=partitions_demo",
@@ -31,6 +32,7 @@ COMMANDS = {
         "analyze.py task=maps run=latest task.images=[S01/roi1,S02/roi1]",
         "analyze.py task=cluster run=latest task.images=[S01/roi1,S02/roi1]",
         "analyze.py task=outcome run=latest task.num_permutations=199",
+        "analyze.py task=report run=latest",
     ),
     "kikuchi": (
         "infer.py task=assemble experiment=kikuchi_demo task.bin=2",
@@ -41,6 +43,13 @@ COMMANDS = {
         "analyze.py task=associate run=latest task.num_surrogates=199 "
         "task.metrics=[pearson,spearman,kendall,dcorr,hsic,pp_spatial]",
         "analyze.py task=cluster run=latest task.num_clusters=24",
+        "analyze.py task=report run=latest",
+    ),
+    "sweeps": (
+        "infer.py task=assemble experiment=wells_demo task.patch_px=64",
+        "train.py -m experiment=wells_demo model.latent_dim=8,16 seed=1,2 trainer.epochs=4 hydra.sweeper.n_jobs=2",
+        "analyze.py task=compare task.runs={sweep}",
+        "analyze.py task=report run={sweep}",
     ),
 }
 
@@ -63,6 +72,8 @@ def run(system: str, outputs: Path, console: Console) -> None:
     """Run the commands of one system and report."""
     started = time.perf_counter()
     for line in COMMANDS[system]:
+        sweeps = sorted(outputs.glob("sweeps/*/sweep.yaml"))
+        line = line.format(sweep=sweeps[-1].parent if sweeps else "")
         console.rule(f"python {line}", align="left")
         before = time.perf_counter()
         extra = [f"outputs={outputs}", *([f"name={system}-demo"] if "run=latest" in line else [])]
@@ -70,10 +81,13 @@ def run(system: str, outputs: Path, console: Console) -> None:
         if done.returncode:
             sys.exit(done.returncode)
         console.print(f"[dim]{time.perf_counter() - before:.0f} s[/dim]")
-    folder = max((outputs / f"{system}-demo").glob("*/process")).parent
-    {"wells": report_wells, "partitions": report_partitions, "kikuchi": report_kikuchi}[system](folder, console)
-    console.print("Figures:")
-    for path in sorted({*folder.glob("**/figures/*.png"), *folder.glob("cluster/*.png")}):
+    if system == "sweeps":
+        folder = sorted(outputs.glob("sweeps/*/sweep.yaml"))[-1].parent
+    else:
+        folder = max((outputs / f"{system}-demo").glob("*/process")).parent
+    REPORTS[system](folder, console)
+    console.print("Figures, and a page that has them all:")
+    for path in sorted({*folder.glob("**/figures/*.png"), *folder.glob("cluster/*.png"), *folder.glob("report/*.html")}):
         console.print(f"  {path}", soft_wrap=True)
     console.print(f"\nwhole demo of {system}: {time.perf_counter() - started:.0f} s")
 
@@ -135,6 +149,13 @@ def report_kikuchi(run: Path, console: Console) -> None:
         table.add_row(target, *(f"{q:.4f}" for q in best))
     console.print(table)
 
+
+def report_sweeps(sweep: Path, console: Console) -> None:
+    """Print what compare found between latent dimensions, over seeds."""
+    console.print((sweep / "compare" / "tables" / "compare.md").read_text())
+
+
+REPORTS = {"wells": report_wells, "partitions": report_partitions, "kikuchi": report_kikuchi, "sweeps": report_sweeps}
 
 if __name__ == "__main__":
     main()

@@ -1,5 +1,6 @@
 """Fixtures for the real and golden data, and one thread per test process."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -21,6 +22,17 @@ def folder_or_skip(variable: str, default: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"{path} is absent; set {variable} to the folder that holds the data")
     return path
+
+
+def pytest_collection_finish() -> None:
+    """Compose once, which finds Hydra's plugins, and tell the garbage collector that what is loaded by now stays.
+
+    Commands run in forks of this process (``command``). They need not load it again, and a collector that walks over a million
+    objects would copy the pages they lie on.
+    """
+    composed("train", "data.root=demo")
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -115,7 +115,7 @@ def test_every_setting_of_every_schema_is_explained():
         ("infer", ["task=assemble", "data=partitions", "data.root=x", "data.channels=[]"], ["data.channels is empty"]),
         ("analyze", ["task=report"], ["add run=<folder of a run or a sweep>"]),
         ("analyze", ["task=compare"], ["add task.runs=<folder of a sweep>"]),
-        ("train", ["experiment=kikuchi_demo", "model=ae_gauss"], ["experiment=kikuchi_demo sets model.beta, which model=ae_gauss"]),
+        ("train", ["experiment=kikuchi_demo", "model=ae_gauss"], ["kikuchi_demo sets model.beta, which model=ae_gauss"]),
         ("train", ["plugins=[no_such_module]"], ["no_such_module", "PYTHONPATH"]),
     ],
 )

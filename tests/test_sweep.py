@@ -182,7 +182,7 @@ def test_two_sweeps_of_one_second_do_not_share_a_folder(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_stopped_sweep_saves_its_job_and_goes_on_from_there(begin, command, stores_folder, tmp_path, how):
-    options = [f"data.store={stores_folder}", "seed=1,2", "trainer.epochs=150", *SMALL]
+    options = [f"data.store={stores_folder}", "seed=1,2", "trainer.epochs=60", *SMALL]
     process = begin("-m", *options)
     wait_for_history(tmp_path)
     process.send_signal(how)
@@ -208,7 +208,7 @@ def test_stopped_sweep_saves_its_job_and_goes_on_from_there(begin, command, stor
 
 @pytest.mark.slow
 def test_killed_job_is_lost_alone_and_is_continued(begin, stores_folder, tmp_path):
-    process = begin("-m", f"data.store={stores_folder}", "seed=1,2", "trainer.epochs=150", *SMALL)
+    process = begin("-m", f"data.store={stores_folder}", "seed=1,2", "trainer.epochs=60", *SMALL)
     wait_for_history(tmp_path)
     path = only_sweep(tmp_path)
     os.kill(run.read_status(path / "0")["pid"], signal.SIGKILL)
@@ -217,5 +217,5 @@ def test_killed_job_is_lost_alone_and_is_continued(begin, stores_folder, tmp_pat
     assert list(sweep.index(path)["state"]) == ["lost", "completed"]
     again = begin(f"resume={path}")
     assert again.wait(240) == 0, (tmp_path / "said.txt").read_text()
-    assert len(pd.read_csv(path / "0" / "history.csv")) == 150
+    assert len(pd.read_csv(path / "0" / "history.csv")) == 60
     assert not list(path.glob("0-*"))

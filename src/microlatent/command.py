@@ -174,6 +174,9 @@ def execute(entry: str, cfg: Any) -> dict[str, float] | None:
     if sweep_job is not None and run.can_continue(sweep_job):  # the sweep goes on, or its scheduler began this job once more
         return carry_out(resume.continued(cfg, [], sweep_job), overrides, resumed=sweep_job)[0]
     if sweep_job is not None:
+        done = run.read_status(sweep_job)
+        if done.get("state") in sweep.FINISHED:  # a scheduler begins a job once more whose node failed in its last second
+            return done.get("metrics") or {"pruned": True}
         sweep.clear(sweep_job)
     return carry_out(settled(entry, cfg, overrides), overrides, sweep_job=sweep_job)[0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from microlatent.config import plain
 from microlatent.schemas import Settings
 
 LONGEST_TAG = 64  # characters; W&B refuses longer ones
-LONG_NUMBER = re.compile(r"\d+\.\d{4,}(e[+-]?\d+)?")  # as a study draws them
 
 
 def identity(settings: Settings, folder: Path) -> dict[str, Any]:
@@ -27,7 +25,7 @@ def identity(settings: Settings, folder: Path) -> dict[str, Any]:
         config["model"] = run.read_config(Path(settings.run))["model"]
     if parent is not None:
         config["parent"] = parent
-    name = LONG_NUMBER.sub(lambda found: f"{float(found[0]):.3g}", sweep.label(own)) or f"{own.parent.name}/{own.name}"
+    name = sweep.label(own) or f"{own.parent.name}/{own.name}"
     tags = [(config[group] or {}).get("name") for group in ("model", "data", "trainer")]
     if within is not None:
         tags += [within.name, "study" if sweep.read_plan(within).study else None]

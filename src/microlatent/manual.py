@@ -72,9 +72,9 @@ def manual(entry: str) -> str:
     def describe(schema: type, prefix: str) -> list[str]:
         notes, lines = meanings(schema), []
         for one in fields(schema):
-            if one.name in GROUPS or (prefix and one.name == "name"):
+            if one.name in (*GROUPS, "_target_") or (prefix and one.name == "name"):
                 continue
-            value = "[]" if one.default_factory is list else one.default
+            value = {list: "[]", dict: "{}"}.get(one.default_factory, one.default)
             shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
             lines.append(f"  {prefix + one.name + '=' + str(shown):<38} {notes.get(one.name, '')}".rstrip())
         return lines
@@ -92,4 +92,8 @@ def manual(entry: str) -> str:
         for schema in dict.fromkeys(one.schema for one in chosen.values()):
             summary = (schema.__doc__ or "").strip().splitlines()[0]
             parts += [f" {summary}", *describe(schema, f"{group}.")]
+    parts += ["", "-m key=a,b runs every combination: hydra.sweeper.n_jobs=2 two at a time, hydra/launcher=slurm on a cluster"]
+    if entry == "train":
+        summary = (StudyConfig.__doc__ or "").splitlines()[0]
+        parts += ["-m hydra/sweeper=study", f" {summary}", *describe(StudyConfig, "hydra.sweeper.")]
     return "\n".join(parts)

@@ -7,6 +7,7 @@ job again. Ours stands before it: first everything is saved, then ``hand_over`` 
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,14 +63,16 @@ def raise_on_signals() -> None:
 
 
 def hand_over(stop: Interrupted) -> None:
-    """Let the launcher that waits for this signal do its part, which ends the process; return where none does.
+    """In a process of such a launcher let it do its part, if it waits for this signal, and exit; elsewhere return.
 
     Everything must be saved and said before: SLURM kills the job as soon as it is asked to start it again.
     """
-    if stop.number in _launchers:
+    if _launchers:
         for number in {*SIGNALS, *_launchers}:
             signal.signal(number, signal.SIG_IGN)  # also in the launcher's scontrol, which SLURM's SIGTERM would hit half-way
-        _launchers[stop.number](stop.number, None)
+        if stop.number in _launchers:
+            _launchers[stop.number](stop.number, None)
+        sys.exit(stop.exit_code)
 
 
 @contextmanager

@@ -39,8 +39,10 @@ def is_gone(status: dict[str, Any]) -> bool:
 
 def queued(sweep: Path) -> list[str]:
     """Return those SLURM jobs of a sweep that wait or run; the launcher names a folder after each."""
-    waiting = _queue(int(time.monotonic() / ASK_EVERY_S)) or frozenset()
-    return sorted(path.name for path in sweep.glob(".submitit/*") if path.name in waiting)
+    submitted = {path.name for path in sweep.glob(".submitit/*")}
+    if not submitted:
+        return []
+    return sorted(submitted & (_queue(int(time.monotonic() / ASK_EVERY_S)) or frozenset()))
 
 
 @functools.lru_cache(maxsize=1)

@@ -186,14 +186,13 @@ def write_index(folder: Path) -> None:
 
 
 def typed(value: str | None) -> Any:
-    """Return the value that an override's text stands for: numbers and truth values as such, all else as typed."""
-    if value is None:
-        return None
-    try:
-        found = yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
-    return found if isinstance(found, (int, float)) else value
+    """Return the number that an override's text stands for, or the text."""
+    for kind in (int, float):
+        try:
+            return kind(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            continue
+    return value
 
 
 def duration(status: dict[str, Any]) -> float | None:
@@ -268,10 +267,18 @@ def labels(plan: Plan) -> dict[int, str]:
     for number, overrides in plan.jobs.items():
         values = parts(overrides)
         shown = [
-            values[key] if "." not in key and key != "seed" else f"{names[key]}={values[key]}" for key in varied if key in values
+            short(values[key]) if "." not in key and key != "seed" else f"{names[key]}={short(values[key])}"
+            for key in varied
+            if key in values
         ]
         found[number] = " ".join(shown)
     return found
+
+
+def short(value: str) -> str:
+    """Return a value with four digits if it is a number that was drawn."""
+    number = typed(value)
+    return f"{number:.4g}" if isinstance(number, float) else value
 
 
 def find_sweeps(outputs: Path) -> list[Path]:

@@ -119,8 +119,8 @@ class JobSweeper(Sweeper):
             return 1 if kind == "BasicLauncher" else max(1, (os.cpu_count() or 1) // self.config.hydra.launcher.cpus_per_task)
         return self.n_jobs
 
-    def refuse(self, jobs: Iterable[list[str]]) -> None:
-        """Compose every job and check its settings before the first begins.
+    def checked(self, jobs: Iterable[list[str]]) -> list[Any]:
+        """Compose every job before the first begins, and return their checked settings.
 
         Raises
         ------
@@ -131,11 +131,12 @@ class JobSweeper(Sweeper):
 
         jobs = [list(overrides) for overrides in jobs]
         common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+        settings = []
         for number, overrides in enumerate(jobs):
             try:
                 cfg = self.context.config_loader.load_sweep_config(self.config, overrides)
                 own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-                command.settled(self.entry, own, overrides)
+                settings.append(command.settled(self.entry, own, overrides))
             except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
                 user_error = isinstance(error, (ValueError, OSError)) and not isinstance(error, OmegaConfBaseException)
                 reason = str(error) if user_error else manual.explain(error, overrides, self.entry)
@@ -145,6 +146,7 @@ class JobSweeper(Sweeper):
                     "choices have a key, sweep those apart, and look at all of them together: python analyze.py task=compare "
                     "task.runs=[<one sweep>,<the other>]"
                 ) from error
+        return settings
 
 
 def grid(fixed: list[str], swept: list[Override]) -> dict[int, list[str]]:

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from microlatent import checkpoint, config, distributed, evaluation
+from microlatent import checkpoint, config, distributed, evaluation, pruning
 from microlatent.data.batch import Batch
 from microlatent.data.source import PatchSource
 from microlatent.data.split import PARTS
@@ -70,7 +70,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     born = birth(settings, source)
     if distributed.rank() == 0:
         RunFolder(out).describe(config.plain(settings) | {"resume": None}, born)
-    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    parameters = evaluation.num_parameters(model)
     parts = ", ".join(f"{len(source.rows[part])} {part}" for part in PARTS if len(source.rows[part]))
     logger.info("%s: %d parameters; patches: %s; channels: %s", settings.model.name, parameters, parts, source.channels)
     position = fit(settings, model, source, out, tracker, saved, born, device)
@@ -78,6 +78,8 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     distributed.share(None)  # the best checkpoint is written
     checkpoint.load_state(model, checkpoint.load(out / "checkpoints" / "best.ckpt", device)["model"], "best.ckpt")
     numbers |= evaluation.scalars(evaluation.evaluate(settings, model, source, device, "test"))
+    for part in ("val", "test"):
+        numbers |= evaluation.explained_variance(settings, model, source, device, part)
     if distributed.rank() == 0:
         if trainer.likelihood_samples and evaluation.has_likelihood(model):
             numbers |= evaluation.log_likelihood(settings, model, source, device)
@@ -110,6 +112,7 @@ def fit(
     autocast = evaluation.autocast_for(trainer, device)
     train_batches = len(evaluation.limited(source.plan("train", 0, trainer.batch_size, settings.seed), trainer))
     guard = FiniteGuard(source.table["key"].to_numpy(), device)
+    trial = pruning.trial_of(out) if distributed.world_size() == 1 else None
 
     if trainer.epochs == 0:  # a run of given weights, so that all that stands on runs works with them
         position.history.append({"epoch": 0, "step": 0, **evaluation.evaluate(settings, model, source, device)})
@@ -182,11 +185,14 @@ def fit(
                 save([*kept, folder / "last.ckpt"], model, optimiser, position, sums, born)
                 evaluation.write_history(position.history, out)
                 tracker.log(evaluation.scalars(row), step=position.step)
+                tracker.summarise(evaluation.final_numbers(position, trainer.monitor, evaluation.num_parameters(model)))
                 if trainer.figure_every and position.epoch % trainer.figure_every == 0 and hasattr(model, "reconstruct"):
-                    evaluation.draw_epoch(model, source, out, position.epoch, device)
+                    tracker.image("epoch", evaluation.draw_epoch(model, source, out, position.epoch, device))
                 report(out, row, warnings)
 
             # stop
+            if trial and trial.is_hopeless(row, score) and position.epoch < trainer.epochs:
+                raise pruning.Pruned(position.epoch)
             if trainer.patience and position.since_best >= trainer.patience:
                 logger.info("No improvement for %d epochs: stopped after epoch %d.", trainer.patience, position.epoch)
                 break
@@ -260,9 +266,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     kept = 2 + (trainer.epochs // trainer.checkpoint_every if trainer.checkpoint_every else 0)
     said.disk_mb = kept * 3 * size / 1e6 + 1
     said.memory_mb = psutil.Process().memory_info().rss / 1e6
-    said.notes.append(
-        f"{settings.model.name}: {sum(p.numel() for p in model.parameters() if p.requires_grad)} parameters on {device}"
-    )
+    said.notes.append(f"{settings.model.name}: {evaluation.num_parameters(model)} parameters on {device}")
     names = "config.yaml provenance.json status.json split.csv history.csv metrics.csv checkpoints/ figures/"
     said.writes = [str(out / name) for name in names.split()]
     return said

@@ -1,0 +1,92 @@
+"""What a study searches: swept overrides as Optuna's distributions, and a trial's values as overrides again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+TAGS = ("log",)
+
+
+def distributions(swept: list[Override], settings: dict[str, Any]) -> dict[str, BaseDistribution]:
+    """Return Optuna's distribution of every swept key.
+
+    Parameters
+    ----------
+    swept
+        ``key=1,2,3`` is a choice, ``key=range(1,9,2)`` steps, ``key=interval(1e-4,1e-2)`` a range of numbers,
+        ``key=tag(log,interval(1e-4,1e-2))`` one whose magnitudes are equally likely.
+    settings
+        Dotted keys of one job's checked settings: an interval of a setting that is a whole number draws whole numbers.
+
+    Raises
+    ------
+    ValueError
+        Nothing is swept, or a range makes no sense.
+    """
+    if not swept:
+        raise ValueError(
+            "hydra/sweeper=study has nothing to search. Name the values of at least one setting: model.latent_dim=8,16,32, or "
+            "'trainer.lr=tag(log,interval(1e-4,1e-2))'."
+        )
+    return {one.get_key_element(): _distribution(one, settings) for one in swept}
+
+
+def _distribution(override: Override, settings: dict[str, Any]) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    from microlatent.config import nearest
+
+    key, value = override.get_key_element(), override.value()
+    unknown = sorted(set(getattr(value, "tags", ())) - set(TAGS))
+    if unknown:
+        raise ValueError(f"{override.input_line}: {unknown[0]!r} is no tag of a study. {nearest(unknown[0], TAGS)}")
+    is_log = "log" in getattr(value, "tags", ())
+    is_whole = type(settings.get(key)) is int
+    try:
+        if isinstance(value, IntervalSweep):
+            if value.start > value.end:
+                raise ValueError(f"its lower end, {value.start}, is above its upper end, {value.end}")
+            if is_whole and not (float(value.start).is_integer() and float(value.end).is_integer()):
+                raise ValueError(f"{key} is a whole number, and so must be the ends of its interval")
+            if is_whole or isinstance(value.start, int):
+                return IntDistribution(int(value.start), int(value.end), log=is_log)
+            return FloatDistribution(value.start, value.end, log=is_log)
+        if isinstance(value, RangeSweep) and not is_log and (steps := list(value.range())):
+            step = abs(value.step)
+            kind = IntDistribution if isinstance(steps[0], int) else FloatDistribution
+            return kind(min(steps), max(steps), step=step)
+        choices = list(override.sweep_string_iterator())
+        if is_log:
+            raise ValueError("the tag log is for an interval")
+        if not choices or len(choices) > len(set(choices)):
+            raise ValueError(f"its values are {choices or 'none'}, but must be different ones, at least one")
+        return CategoricalDistribution(choices)
+    except ValueError as error:
+        raise ValueError(f"{override.input_line} cannot be searched: {str(error).rstrip('.')}.") from error
+
+
+def overrides(params: dict[str, Any]) -> list[str]:
+    """Return a trial's values as one types them."""
+    return [f"{key}={_text(value)}" for key, value in params.items()]
+
+
+def _text(value: Any) -> str:
+    """Write a number so that YAML and Hydra read the same number back (YAML takes 1e-05 for a word)."""
+    text = str(value)
+    return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text
+
+
+def probes(space: dict[str, BaseDistribution]) -> list[dict[str, Any]]:
+    """Return points that hold every choice and every end of a range at least once, to be checked before the first trial."""
+    from optuna.distributions import CategoricalDistribution
+
+    extremes = {
+        key: list(one.choices) if isinstance(one, CategoricalDistribution) else [one.low, one.high] for key, one in space.items()
+    }
+    first = {key: values[0] for key, values in extremes.items()}
+    return [first, *(first | {key: value} for key, values in extremes.items() for value in values[1:])]
