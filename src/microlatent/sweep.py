@@ -167,11 +167,19 @@ def index(folder: Path) -> pd.DataFrame:
                 "duration_s": duration(status),
                 "folder": os.path.relpath(path, folder),
                 "overrides": " ".join(overrides),
-                "error": (str(status.get("reason", "")).splitlines() or [""])[0] if state in ("failed", "lost") else "",
+                "error": what_ended(status),
             }
         )
     table, last = pd.DataFrame(rows, columns=None if rows else ["job", "state", *LAST]), list(LAST)
     return table[[name for name in table if name not in last] + last]
+
+
+def what_ended(status: dict[str, Any]) -> str:
+    """Return the first line of why a job did not finish; empty for others."""
+    if status.get("state") not in ("failed", "lost", "interrupted"):
+        return ""
+    reason = (str(status.get("reason", "")).splitlines() or [""])[0]
+    return f"stopped by {reason}" if status["state"] == "interrupted" else reason
 
 
 def write_index(folder: Path) -> None:

@@ -201,7 +201,7 @@ def run_missing(plan: sweep.Plan, launcher: Any, jobs_at_a_time: int | None) -> 
     except Interrupted as stop:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the jobs have heard it; let them save
-        pool.stop(signal.SIGINT if stop.exit_code == 130 else signal.SIGTERM)
+        pool.stop(stop.number)
         raise
 
 
@@ -224,7 +224,7 @@ def launch_together(plan: sweep.Plan, numbers: list[int], launcher: Any) -> None
         if type(error).__module__.split(".")[0] != "submitit":
             raise
         # It gives up at the first job that was killed, while others still run.
-        logger.warning("%s", launching.first_line(error))
+        logger.warning("A job ended without a result (killed, or cancelled). Waiting for those that SLURM still has.")
         while slurm.queued(plan.folder):
             time.sleep(slurm.ASK_EVERY_S)
         return
@@ -268,7 +268,9 @@ def conclude(folder: Path) -> None:
         shown.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
     console.print(shown)
     console.print(f"results: {run_name(folder)} ({sweep.INDEX} is the index)", soft_wrap=True)
-    failed = table[~table["state"].isin(sweep.FINISHED)]
+    for number in table.loc[table["state"] == "running", "job"]:
+        console.print(f"job {number} is still running in another process, which will write the index")
+    failed = table[~table["state"].isin((*sweep.FINISHED, "running"))]
     if len(failed):
         lines = [f"  job {row.job} ({row.state}): {row.error or 'not run'}" for row in failed.itertuples()]
         raise JobsFailed(
