@@ -4,11 +4,13 @@ import re
 import resource
 import subprocess
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 
 from microlatent import config, schemas
+from microlatent.menu.draft import Refused, settle
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = ("train", "infer", "analyze")
@@ -64,9 +66,11 @@ def test_a_choice_that_is_typed_wins_over_the_experiment_and_a_value_that_is_typ
 
 
 def test_every_model_trainer_and_logger_composes(compose):
-    for group in ("model", "trainer", "logger"):
-        for name in config.REGISTRY[group]:
-            assert getattr(compose("train", f"{group}={name}", "data=partitions", "data.root=somewhere"), group).name == name
+    groups = ("model", "trainer", "logger")
+    for names in zip_longest(*(config.REGISTRY[group] for group in groups)):  # as many at once as there are
+        chosen = {group: name for group, name in zip(groups, names, strict=True) if name}
+        made = compose("train", *map("=".join, chosen.items()), "data=partitions", "data.root=somewhere")
+        assert {group: getattr(made, group).name for group in chosen} == chosen
 
 
 def test_every_setting_of_every_schema_is_explained():
@@ -98,7 +102,6 @@ def test_every_setting_of_every_schema_is_explained():
         ("train", ["resume=a", "rerun=b"], ["resume and rerun exclude each other"]),
         ("train", ["run=outputs/x"], ["run=outputs/x has no effect", "resume=outputs/x"]),
         ("train", ["trainer.batch_size=2", "trainer.accumulate=4"], ["trainer.accumulate is 4", "trainer.batch_size=2"]),
-        ("train", ["data.root=/nowhere"], ["no store", "task=assemble"]),
         ("train", [], ["data.root is not set", "data.root=demo"]),
         ("train", ["trainer.lr=nan"], ["trainer.lr is nan"]),
         ("infer", ["task=assemble", "data.root=demo", "+model.latent_dmi=4"], ["model.latent_dmi", "Did you mean 'latent_dim'"]),
@@ -116,10 +119,28 @@ def test_every_setting_of_every_schema_is_explained():
         ("analyze", ["task=report"], ["add run=<folder of a run or a sweep>"]),
         ("analyze", ["task=compare"], ["add task.runs=<folder of a sweep>"]),
         ("train", ["experiment=kikuchi_demo", "model=ae_gauss"], ["kikuchi_demo sets model.beta, which model=ae_gauss"]),
-        ("train", ["plugins=[no_such_module]"], ["no_such_module", "PYTHONPATH"]),
     ],
 )
-def test_mistake_is_refused_with_the_nearest_thing_that_works(command, entry, arguments, words):
+def test_mistake_is_refused_with_the_nearest_thing_that_works(entry, arguments, words):
+    with pytest.raises(Refused) as refusal:
+        settle(entry, arguments)
+    for word in words:
+        assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "arguments", "words"),
+    [
+        ("train", ["model.latent_dmi=4"], ["model.latent_dmi=4", "Did you mean 'latent_dim'"]),  # by Hydra
+        ("train", ["model=vqvae_z61"], ["model=vqvae_z61", "Did you mean 'vqvae_z16'"]),
+        ("infer", ["task=process"], ["run=latest"]),  # by the settings
+        ("train", ["resume=a", "rerun=b"], ["resume and rerun exclude each other"]),
+        ("train", ["run=outputs/x"], ["run=outputs/x has no effect", "resume=outputs/x"]),
+        ("train", ["plugins=[no_such_module]"], ["no_such_module", "PYTHONPATH"]),  # before there are settings
+        ("train", ["data.root=/nowhere", "logger=csv"], ["no store", "task=assemble"]),  # in the run
+    ],
+)
+def test_mistake_ends_a_command_in_words_and_code_2(command, entry, arguments, words):
     done = command(entry, *arguments, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -169,14 +169,19 @@ def scan_file(tmp_path_factory):
     return folder / "007.h5oina"
 
 
-def test_a_scan_is_assembled_trained_on_and_encoded_as_its_keep_list_says(command, scan_file):
-    given = (f"data.root={scan_file}", "data=kikuchi", "data.block_points=4", f"data.keep={scan_file.parent}", "logger=csv")
-    command("infer", "task=assemble", *given[:2], "logger=csv")
-    command("train", "model=kikuchi_cnn", *given, "model.latent_dim=3", "model.width=4", "trainer=smoke", "name=k")
-    rehearsed = command("infer", "task=process", "run=latest", "check=true", "logger=csv").stdout
+def test_a_scan_is_assembled_trained_on_and_encoded_as_its_keep_list_says(scan_file, compose, tmp_path, capsys):
+    def act(entry, *overrides):
+        given = [*overrides, f"data.root={scan_file}", "data=kikuchi", f"outputs={tmp_path / 'outputs'}", "logger=csv"]
+        return carry_out(compose(entry, *given), given)[1]
+
+    split = ("data.block_points=4", f"data.keep={scan_file.parent}")
+    act("infer", "task=assemble")
+    small = ("model=kikuchi_cnn", "model.latent_dim=3", "model.width=4", "trainer=smoke", "trainer.num_reconstructions=0")
+    run = act("train", *small, *split, "trainer.epochs=1")
+    act("infer", "task=process", f"run={run}", *split, "check=true")
+    rehearsed = capsys.readouterr().out
     assert "100 of 120 patches are encoded" in rehearsed.replace("\n", " ")
-    command("infer", "task=process", "run=latest", "logger=csv")
-    (run,) = (command.folder / "outputs" / "k").iterdir()
+    act("infer", "task=process", f"run={run}", *split)
     latents = Latents.open(run / "process" / "latents.h5ad")
     assert all(str(run / "process" / name) in rehearsed.replace("\n", "") for name in ("coords.csv", "latents_full.npy"))
     assert latents.obs["y"].min() == 2
