@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microlatent import sweeper
+from microlatent.sweeps import sweeper
 
 
 class GridSweeper(sweeper.JobSweeper):

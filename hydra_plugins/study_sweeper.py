@@ -7,8 +7,8 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from microlatent import sweeper
 from microlatent.schemas.study import StudyConfig
+from microlatent.sweeps import sweeper
 
 ConfigStore.instance().store(group="hydra/sweeper", name="StudyConfig", node=StudyConfig)
 logger = logging.getLogger("microlatent")
@@ -23,9 +23,9 @@ class StudySweeper(sweeper.JobSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Check what is asked for, join the study, and run trials until there are enough of them."""
-        from microlatent import search, study
-        from microlatent.launching import Pool
-        from microlatent.trials import Trials
+        from microlatent.sweeps import search, study
+        from microlatent.sweeps.launching import Pool
+        from microlatent.sweeps.trials import Trials
 
         config = StudyConfig(**self.options)
         if self.entry != "train":
@@ -51,7 +51,8 @@ class StudySweeper(sweeper.JobSweeper):
 
     def _space(self, fixed: list[str], swept: list[Any]) -> tuple[dict[str, Any], list[list[str]]]:
         """Return the distributions of what is swept, and jobs that hold every choice and every end of a range."""
-        from microlatent import config, search_space
+        from microlatent import config
+        from microlatent.sweeps import search_space
 
         first = [f"{one.get_key_element()}={next(one.sweep_string_iterator())}" for one in swept if one.is_discrete_sweep()]
         (settings,) = self.checked([[*fixed, *first]])

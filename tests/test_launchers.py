@@ -13,7 +13,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from microlatent import run, signals, slurm, sweep
+from microlatent import run, signals
+from microlatent.sweeps import slurm, sweep
 from microlatent.tracking import differing_history
 from tests.conftest import ROOT
 from tests.test_training import SMALL

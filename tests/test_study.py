@@ -15,10 +15,11 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from microlatent import config, manual, pruning, recipe, run, search, search_space, study, sweep
-from microlatent.launching import Finished
+from microlatent import config, manual, run
 from microlatent.schemas.study import StudyConfig
-from microlatent.trials import Trials
+from microlatent.sweeps import pruning, recipe, search, search_space, study, sweep
+from microlatent.sweeps.launching import Finished
+from microlatent.sweeps.trials import Trials
 from tests.conftest import ROOT
 from tests.test_training import SMALL
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from microlatent import run, sweep
-from microlatent.sweeper import deferred
+from microlatent import run
+from microlatent.sweeps import sweep
+from microlatent.sweeps.sweeper import deferred
 from tests.conftest import ROOT
 from tests.test_training import SMALL
 

@@ -44,7 +44,7 @@ def main(entry: str, doc: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from microlatent import config, manual
-    from microlatent.sweeper import JobsFailed, deferred
+    from microlatent.sweeps.sweeper import JobsFailed, deferred
 
     def job(cfg: Any) -> dict[str, float] | None:
         config.load_plugins(plugins)  # a launcher may have begun a process of its own
@@ -103,7 +103,7 @@ def _sweep_again(entry: str, arguments: list[str]) -> list[str]:
     ValueError
         Something else was typed that would change what the sweep is.
     """
-    from microlatent import slurm, sweep
+    from microlatent.sweeps import slurm, sweep
 
     others = [argument for argument in arguments if argument not in ("-m", "--multirun")]
     folder = next((Path(argument.split("=", 1)[1]) for argument in others if argument.startswith("resume=")), None)
@@ -154,7 +154,8 @@ def execute(entry: str, cfg: Any) -> dict[str, float] | None:
     """Turn a composed configuration into checked settings and carry them out."""
     from hydra.core.hydra_config import HydraConfig
 
-    from microlatent import config, resume, run, sweep
+    from microlatent import config, resume, run
+    from microlatent.sweeps import sweep
 
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
@@ -191,7 +192,8 @@ def settled(entry: str, cfg: Any, overrides: list[str]) -> Any:
     """
     from omegaconf import OmegaConf
 
-    from microlatent import config, run, sweep
+    from microlatent import config, run
+    from microlatent.sweeps import sweep
 
     config.check_origin(cfg, entry)
     if cfg.run and config.reviews(cfg.task.name):
@@ -209,7 +211,8 @@ def carry_out(
     settings: Any, overrides: list[str], *, resumed: Path | None = None, sweep_job: Path | None = None
 ) -> tuple[dict[str, float] | None, Path | None]:
     """Rehearse a task, or claim its folder and run it; return its numbers and the folder."""
-    from microlatent import config, run, sweep
+    from microlatent import config, run
+    from microlatent.sweeps import sweep
     from microlatent.tracking import NullTracker
 
     _limit_threads(settings.trainer.threads)
@@ -255,7 +258,7 @@ def carry_out(
 def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resumed: bool) -> dict[str, float]:
     """Run the task in its folder; whatever happens, the status says it."""
     from microlatent import config, provenance, run, tracking
-    from microlatent.pruning import Pruned
+    from microlatent.sweeps.pruning import Pruned
 
     raise_on_signals()
     log = logging.FileHandler(folder.path / "log.txt")
@@ -314,7 +317,7 @@ def _claim(intended: Path, resumed: Path | None) -> Any:
 
 def _intended(settings: Any, sweep_job: Path | None) -> Path:
     """Return where a command writes: below the run it stands on, in its place in a sweep, or in a folder of its own."""
-    from microlatent import sweep
+    from microlatent.sweeps import sweep
 
     task = settings.task
     if settings.run and not (sweep_job and sweep.shares_run(sweep_job.parent)):

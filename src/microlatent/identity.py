@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from microlatent import run, sweep
+from microlatent import run
 from microlatent.config import plain
 from microlatent.schemas import Settings
+from microlatent.sweeps import sweep
 
 LONGEST_TAG = 64  # characters; W&B refuses longer ones
 

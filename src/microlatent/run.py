@@ -22,8 +22,8 @@ from typing import Any
 import psutil
 import yaml
 
-from microlatent import slurm
 from microlatent.files import write_json, write_text
+from microlatent.sweeps import slurm
 
 
 @dataclass
@@ -113,7 +113,7 @@ def read_status(path: Path) -> dict[str, Any]:
         status = json.loads((path / "status.json").read_text() or "{}")
     except FileNotFoundError:
         return {}
-    except json.JSONDecodeError:
+    except ValueError:  # cut short, or no text
         return {"state": "lost", "reason": "status.json cannot be read"}
     if status.get("state") == "running" and slurm.is_gone(status):
         reason = f"its SLURM job {status['slurm_job']} ended without a word (killed, out of memory, or its node failed)"

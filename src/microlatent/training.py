@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from microlatent import checkpoint, config, distributed, evaluation, pruning
+from microlatent import checkpoint, config, distributed, evaluation
 from microlatent.data.batch import Batch
 from microlatent.data.source import PatchSource
 from microlatent.data.split import PARTS
@@ -30,6 +30,7 @@ from microlatent.progress import track
 from microlatent.run import Rehearsal, RunFolder, find
 from microlatent.schemas import Settings, TrainerConfig
 from microlatent.signals import Interrupted, StopSignals
+from microlatent.sweeps import pruning
 from microlatent.training_state import FiniteGuard, Position, Sums, restore, save
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from microlatent import run, sweep
+from microlatent import run
+from microlatent.sweeps import sweep
 
 DATA = ("stores", "specimens")  # folders of outputs/ that hold no runs, but may hold very many files
 DEEPEST = 8  # folders below outputs/: an experiment's name may hold slashes

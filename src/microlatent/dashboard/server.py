@@ -22,8 +22,9 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from microlatent import run, sweep
+from microlatent import run
 from microlatent.dashboard.inventory import Inventory
+from microlatent.sweeps import sweep
 
 PAGES = Path(__file__).parent / "pages"
 TEXT = "text/plain; charset=utf-8"

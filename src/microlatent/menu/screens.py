@@ -10,13 +10,14 @@ import questionary
 from rich.table import Table
 from rich.text import Text
 
-from microlatent import config, run, sweep
+from microlatent import config, run
 from microlatent.menu import pipelines, terminal
 from microlatent.menu.draft import ROOT, Draft, Refused, Row, interpreter, like, nearby, shown, written
 from microlatent.menu.picking import is_reviewed, is_stopped, is_trained_on, pick_run, pick_runs
 from microlatent.menu.pipelines import Step
 from microlatent.menu.questions import STYLE, answer, choose, clip, screen
 from microlatent.menu.terminal import console, header
+from microlatent.sweeps import sweep
 
 BAD_INPUT = 2
 HERE = "basic"  # Hydra's own launcher: one job after another

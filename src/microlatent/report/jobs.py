@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from microlatent import sweep
 from microlatent.analysis.configurations import unlike
 from microlatent.report.blocks import Note
 from microlatent.report.plots import numbers
 from microlatent.report.reading import UNREADABLE, Record, read_csv, reason
 from microlatent.report.values import label
+from microlatent.sweeps import sweep
 
 QUALITY = {"best_score": "minimize", "val_explained_variance": "maximize"}  # the first that is one quantity is the objective
 FIXED = ("job", "state", "duration_s", "folder", "overrides", "error")

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from microlatent import sweep
 from microlatent.report import run_page, sweep_page
 from microlatent.report.blocks import Folded, Grid, Plot
 from microlatent.report.jobs import read_jobs
 from microlatent.report.pictures import Album
 from microlatent.report.reading import Record
 from microlatent.report.sweep_data import views
+from microlatent.sweeps import sweep
 
 HERE = Path(__file__).parent
 SCRIPTS = ("page.js", "tables.js", "charts.js", "parallel.js", "sweep.js")

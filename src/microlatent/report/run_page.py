@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from microlatent import sweep
 from microlatent.report import plots
 from microlatent.report.blocks import Facts, Folded, Grid, Note, Section, Table, plain
 from microlatent.report.latents import read_points
@@ -15,6 +14,7 @@ from microlatent.report.pictures import Album
 from microlatent.report.reading import Record, folded_tables, guarded, log_tail, read_csv, result_folders
 from microlatent.report.task_sections import figures_of, task_sections
 from microlatent.report.values import PARTS, TERMS, moment, number, plural, seconds
+from microlatent.sweeps import sweep
 
 HEALTH = ("codes_used", "perplexity", "active_units")
 LATENTS = ("embed", "cluster", "process")  # the folder whose table knows most comes first

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from microlatent import config, run, sweep
+from microlatent import config, run
 from microlatent.analysis import configurations
 from microlatent.command import run_name
+from microlatent.sweeps import sweep
 
 REVIEWS = ("compare", "report")  # below a run, but about it
 

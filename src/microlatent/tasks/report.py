@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from microlatent import sweep
 from microlatent.files import write_text
 from microlatent.report import page
 from microlatent.run import Rehearsal
 from microlatent.schemas import Settings
+from microlatent.sweeps import sweep
 
 PAGE = "report.html"
 

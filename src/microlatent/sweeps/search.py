@@ -8,11 +8,12 @@ import sys
 import time
 from typing import Any
 
-from microlatent import recipe, run, search_space, sweep, sweeper
+from microlatent import run
 from microlatent.command import run_name
-from microlatent.launching import Finished, Pool
 from microlatent.signals import CTRL_C, SIGNALS, Interrupted, StopSignals, raise_on_signals
-from microlatent.trials import Trials
+from microlatent.sweeps import recipe, search_space, sweep, sweeper
+from microlatent.sweeps.launching import Finished, Pool
+from microlatent.sweeps.trials import Trials
 
 SHOWN = 5  # trials in the table at the end
 LOOK_S = 1.0  # between two looks at a run whose own sweep is gone

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from microlatent import sweep
 from microlatent.schemas.study import StudyConfig
+from microlatent.sweeps import sweep
 
 if TYPE_CHECKING:
     import optuna

@@ -21,8 +21,9 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from microlatent import launching, run, slurm, sweep
+from microlatent import run
 from microlatent.signals import SIGNALS, Interrupted, jobs_first, raise_on_signals
+from microlatent.sweeps import launching, slurm, sweep
 
 ON_THIS_MACHINE = ("BasicLauncher", "LocalLauncher")  # those that would start jobs one by one, and all at once
 

@@ -206,9 +206,11 @@ def typed(value: str | None) -> Any:
 def duration(status: dict[str, Any]) -> float | None:
     """Return the seconds that a run has worked, up to now if it still does."""
     seconds = status.get("seconds")
-    if seconds is not None and status.get("state") == "running":
+    if not isinstance(seconds, (int, float)):
+        return None
+    if status.get("state") == "running":
         seconds += (datetime.now().astimezone() - datetime.fromisoformat(status["updated"])).total_seconds()
-    return None if seconds is None else round(seconds, 1)
+    return round(seconds, 1)
 
 
 def job_folder(folder: Path, number: int) -> Path:
@@ -284,9 +286,9 @@ def labels(plan: Plan) -> dict[int, str]:
 
 
 def short(value: str) -> str:
-    """Return a value with four digits if it is a number that was drawn."""
+    """Return a value with three digits if it is a number that was drawn."""
     number = typed(value)
-    return f"{number:.4g}" if isinstance(number, float) else value
+    return f"{number:.3g}" if isinstance(number, float) else value
 
 
 def find_sweeps(outputs: Path) -> list[Path]:

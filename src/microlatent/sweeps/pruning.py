@@ -10,10 +10,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microlatent import sweep
+from microlatent.sweeps import sweep
 
 if TYPE_CHECKING:
-    from microlatent.study import OpenStudy
+    from microlatent.sweeps.study import OpenStudy
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class RunningTrial:
         from optuna.exceptions import OptunaError
         from optuna.trial import TrialState
 
-        from microlatent import study
+        from microlatent.sweeps import study
 
         value = self._value(row, score)
         try:

@@ -16,9 +16,10 @@ from typing import Any
 
 import psutil
 
-from microlatent import run, sweep
-from microlatent.launching import Finished
-from microlatent.study import OpenStudy, patiently
+from microlatent import run
+from microlatent.sweeps import sweep
+from microlatent.sweeps.launching import Finished
+from microlatent.sweeps.study import OpenStudy, patiently
 
 logger = logging.getLogger(__name__)
 
