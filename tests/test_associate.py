@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from microlatent.analysis import agreement
 from microlatent.data.latents import Latents
+from microlatent.schemas import AssociateConfig, KikuchiConfig, Settings
 from microlatent.schemas.kikuchi import METRICS
 from microlatent.tasks import associate
 from microlatent.tasks.associate_targets import grains_of, latent_norm
@@ -24,10 +26,17 @@ def latents(tmp_path_factory):
 
 
 @pytest.fixture
-def settings(compose, latents):
+def settings(latents):
+    """Return a function that takes overrides, as they are typed, without composing all of the configuration for each."""
+
     def make(*overrides, path=latents):
-        base = ("task=associate", "data=kikuchi", f"task.latents={path}", "data.root=x", *FEW)
-        return compose("analyze", *base, *overrides)
+        given = {"": {}, "task": {"latents": str(path)}, "data": {"root": "x"}}
+        for override in (*FEW, *overrides):
+            key, _, value = override.partition("=")
+            group, _, name = key.rpartition(".")
+            given[group][name] = yaml.safe_load(value)
+        data, task = KikuchiConfig(name="kikuchi", **given["data"]), AssociateConfig(name="associate", **given["task"])
+        return Settings(data=data, task=task, **given[""])
 
     return make
 

@@ -250,7 +250,12 @@ def test_sweep_jobs_that_have_not_begun_are_listed(two_families, tmp_path):
     sweep = tmp_path / "sweep"
     sweep.mkdir()
     jobs = {number: ["model=vae_gauss", f"seed={number}"] for number in range(3)}
-    plan = {"entry": "train", "arguments": [], "jobs": jobs, "study": {"objectives": {"best_val_kl": "minimize"}}}
+    plan = {
+        "entry": "train",
+        "arguments": ["model=vae_gauss"],
+        "jobs": jobs,
+        "study": {"objectives": {"best_val_kl": "minimize"}},
+    }
     (sweep / "sweep.yaml").write_text(yaml.safe_dump(plan))
     for number in (0, 1):
         write_run(sweep / str(number), VAE, number, {"best_val_kl": 3.0 + number, "best_score": 1.0})

@@ -5,12 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from microlatent.command import carry_out
 from microlatent.data.ebsd.write import write_h5oina
 from microlatent.data.kikuchi import KikuchiPatterns, kept_rows, with_maps
 from microlatent.data.latents import Latents
 from microlatent.data.scans import scan_maps
 from microlatent.data.split import Split
 from microlatent.data.store import Store
+from microlatent.menu.draft import settle
 from microlatent.schemas import KikuchiConfig
 from tests.specimen import write_scan_latents
 
@@ -169,19 +171,20 @@ def scan_file(tmp_path_factory):
     return folder / "007.h5oina"
 
 
-def test_a_scan_is_assembled_trained_on_and_encoded_as_its_keep_list_says(scan_file, compose, tmp_path, capsys):
+def test_a_scan_is_assembled_trained_on_and_encoded_as_its_keep_list_says(scan_file, tmp_path, capsys):
     def act(entry, *overrides):
-        given = [*overrides, f"data.root={scan_file}", "data=kikuchi", f"outputs={tmp_path / 'outputs'}", "logger=csv"]
-        return carry_out(compose(entry, *given), given)[1]
+        typed = ["data=kikuchi", f"outputs={tmp_path / 'outputs'}", "logger=csv", *overrides]
+        return carry_out(settle(entry, typed), typed)[1]
 
-    split = ("data.block_points=4", f"data.keep={scan_file.parent}")
-    act("infer", "task=assemble")
+    act("infer", "task=assemble", f"data.root={scan_file}")
+    data = (f"data.root={scan_file}", "data.block_points=4", f"data.keep={scan_file.parent}")
     small = ("model=kikuchi_cnn", "model.latent_dim=3", "model.width=4", "trainer=smoke", "trainer.num_reconstructions=0")
-    run = act("train", *small, *split, "trainer.epochs=1")
-    act("infer", "task=process", f"run={run}", *split, "check=true")
+    run = act("train", *data, *small)
+    process = ("infer", "task=process", f"run={run}")
+    act(*process, "check=true")
     rehearsed = capsys.readouterr().out
     assert "100 of 120 patches are encoded" in rehearsed.replace("\n", " ")
-    act("infer", "task=process", f"run={run}", *split)
+    act(*process)
     latents = Latents.open(run / "process" / "latents.h5ad")
     assert all(str(run / "process" / name) in rehearsed.replace("\n", "") for name in ("coords.csv", "latents_full.npy"))
     assert latents.obs["y"].min() == 2
@@ -197,10 +200,9 @@ def test_a_scan_is_assembled_trained_on_and_encoded_as_its_keep_list_says(scan_f
     ]
     assert explained["train", "pca"] > 0.5
 
-    refused = command("infer", "task=process", "run=latest", "data.block_points=5", check=False)
-    assert "data.block_points=5" in refused.stderr
-    assert "data.block_points=4, which says what was held out" in refused.stderr
-    command("infer", "task=process", "run=latest", "data.keep=null", "logger=csv")
+    with pytest.raises(ValueError, match=r"data\.block_points=5(?s:.*)data\.block_points=4, which says what was held out"):
+        act(*process, "data.block_points=5")
+    act(*process, "data.keep=null")
     everything = Latents.open(run / "process" / "latents.h5ad").obs
     assert len(everything) == 120
     assert set(everything["part"][everything["y"] < 2]) == {""}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from microlatent.losses import Losses
 from microlatent.signals import Interrupted
 from microlatent.tracking import NullTracker, differing_history
 from microlatent.training_state import FiniteGuard
+from tests.conftest import composed
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -36,25 +38,38 @@ def arguments(stores_folder, tmp_path):
     return [f"data.store={stores_folder}", f"outputs={tmp_path / 'outputs'}", "name=test", *SMALL]
 
 
-@pytest.fixture
-def fit(compose, arguments, monkeypatch):
-    """Return a function that trains in this process and returns the run folder; figures, half of the time, only if wanted."""
+@pytest.fixture(autouse=True)
+def without_figures(monkeypatch):
+    """Leave out what is half of the time; one test undoes it."""
+    monkeypatch.setattr(evaluation, "leave_figures", lambda *_: None)
 
-    def fitted(*overrides: str, figures: bool = False) -> Path:
-        if not figures:
-            monkeypatch.setattr(evaluation, "leave_figures", lambda *_: None)
+
+@pytest.fixture
+def fit(compose, arguments):
+    """Return a function that trains in this process and returns the run folder."""
+
+    def fitted(*overrides: str) -> Path:
         settings = compose("train", *arguments, *overrides)
         return carry_out(settings, list(overrides))[1]
 
     return fitted
 
 
+@pytest.fixture(scope="module")
+def trained(stores_folder, tmp_path_factory) -> Path:
+    """Train for an epoch, with seed 5, for tests that only read the run."""
+    outputs = tmp_path_factory.mktemp("trained") / "outputs"
+    typed = [f"data.store={stores_folder}", f"outputs={outputs}", "trainer.epochs=1", "seed=5", *SMALL]
+    return carry_out(composed("train", *typed), typed)[1]
+
+
 def history(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "history.csv")
 
 
-def test_run_folder_is_complete_and_its_status_true(fit):
-    folder = fit("trainer.epochs=2", "trainer.checkpoint_every=1", "trainer.num_reconstructions=3", figures=True)
+def test_run_folder_is_complete_and_its_status_true(fit, monkeypatch):
+    monkeypatch.undo()
+    folder = fit("trainer.epochs=2", "trainer.checkpoint_every=1", "trainer.num_reconstructions=3")
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names >= {
         *(
@@ -77,8 +92,8 @@ def test_run_folder_is_complete_and_its_status_true(fit):
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["epochs"] == 2
 
 
-def test_checkpoint_carries_its_birth_certificate(fit, stores_folder):
-    born = checkpoint.load(fit("trainer.epochs=1", "seed=5") / "checkpoints" / "best.ckpt")["birth"]
+def test_checkpoint_carries_its_birth_certificate(trained):
+    born = checkpoint.load(trained / "checkpoints" / "best.ckpt")["birth"]
     assert born["seed"] == born["config"]["seed"] == 5
     assert born["data"]["channels"] == ["phase", "stain"]
     assert set(born["data"]["fingerprints"]) == {"A1.h5", "B2.h5"}
@@ -134,8 +149,8 @@ def test_resumed_run_equals_uninterrupted_run_bit_for_bit(fit, monkeypatch, batc
     assert run.read_status(stopped)["state"] == "completed"
 
 
-def test_resumed_run_with_more_epochs_says_so_in_its_config(fit):
-    folder = fit("trainer.epochs=1")
+def test_resumed_run_with_more_epochs_says_so_in_its_config(trained, tmp_path):
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
     settings = config.settle({**run.read_config(folder), "resume": str(folder)}, "train")
     settings.trainer.epochs = 2
     carry_out(settings, [], resumed=folder)
@@ -166,25 +181,22 @@ def test_deferred_guard_names_the_step_that_was_not_finite(step, steps):
     assert float(optimiser.found_inf) == 1
 
 
-def test_resume_refuses_a_changed_scientific_setting_and_shows_it(fit):
+def test_resume_refuses_a_changed_scientific_setting_and_shows_it(trained):
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    folder = fit("trainer.epochs=1")
-    typed = [f"resume={folder}", "trainer.lr=0.5", "trainer.epochs=2", "data.order=random"]
+    typed = [f"resume={trained}", "trainer.lr=0.5", "trainer.epochs=2", "data.order=random"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra_compose("train", typed)
     with pytest.raises(
         ValueError, match=r"trainer.lr: 0.001 in the run, 0.5 now\n  data.order: tracks in the run, random now"
     ) as error:
-        resume.continued(cfg, typed, folder)
+        resume.continued(cfg, typed, trained)
     assert "trainer.epochs" not in str(error.value)
-    assert resume.continued(cfg, [f"resume={folder}", "trainer.epochs=2"], folder).trainer.epochs == 2
+    assert resume.continued(cfg, [f"resume={trained}", "trainer.epochs=2"], trained).trainer.epochs == 2
 
 
 def test_store_that_changed_is_refused_by_resume_and_by_inference(fit, compose, stores_folder, tmp_path):
-    import shutil
-
     from tests.specimen import write_store
 
     stores = Path(shutil.copytree(stores_folder, tmp_path / "stores"))
@@ -202,30 +214,26 @@ def test_store_that_changed_is_refused_by_resume_and_by_inference(fit, compose, 
     assert len(load_trained(settings, torch.device("cpu"))[0]) == 142
 
 
-def test_rerun_repeats_a_run_from_its_folder_and_says_identical(fit, caplog):
+def test_rerun_repeats_a_run_from_its_folder_and_says_identical(trained, tmp_path, caplog):
     from omegaconf import OmegaConf
 
-    original = fit("trainer.epochs=2", "seed=7")
-    cfg = OmegaConf.create({"rerun": str(original), "outputs": str(original.parents[1]), "name": None, "check": False})
+    cfg = OmegaConf.create({"rerun": str(trained), "outputs": str(tmp_path), "name": None, "check": False})
     folder, settings = resume.repeated(cfg, [])
     again = carry_out(settings, [])[1]
     with pytest.raises(ValueError, match=r"trainer.batch_size=8 has no effect"):
         resume.repeated(cfg, ["trainer.batch_size=8"])
     with caplog.at_level("INFO", logger="microlatent"):
         resume.compare(folder, again)
-    assert again != original
-    assert f"The history of {again} is identical to that of {original}" in caplog.text
+    assert again.is_relative_to(tmp_path)
+    assert f"The history of {again} is identical to that of {trained}" in caplog.text
 
 
-def test_rehearsal_of_inference_reads_a_batch_and_writes_nothing(fit, compose, capsys):
-    folder = fit("trainer.epochs=1")
-    before = set(folder.rglob("*"))
-    settings = compose(
-        "infer", "task=process", f"run={folder}", "check=true", "data.store=" + run.read_config(folder)["data"]["store"]
-    )
+def test_rehearsal_of_inference_reads_a_batch_and_writes_nothing(trained, compose, stores_folder, capsys):
+    before = set(trained.rglob("*"))
+    settings = compose("infer", "task=process", f"run={trained}", "check=true", f"data.store={stores_folder}")
     assert carry_out(settings, []) == (None, None)
     assert "latents.h5ad" in capsys.readouterr().out
-    assert set(folder.rglob("*")) == before
+    assert set(trained.rglob("*")) == before
 
 
 def test_non_finite_loss_stops_before_the_step_and_names_it(fit, arguments, compose, tmp_path):
@@ -240,9 +248,9 @@ def test_non_finite_loss_stops_before_the_step_and_names_it(fit, arguments, comp
     assert "not finite" in status["reason"]
 
 
-def test_accumulated_pieces_give_the_gradient_of_the_whole_batch(fit):
+def test_accumulated_pieces_give_the_gradient_of_the_whole_batch(trained):
     # Batch statistics differ between pieces, so the claim holds for a model in evaluation mode.
-    model, source, _ = _parts(fit)
+    model, source, _ = _parts(trained)
     model.eval()
     rows = source.rows["train"][:16]
     grads = []
@@ -255,15 +263,15 @@ def test_accumulated_pieces_give_the_gradient_of_the_whole_batch(fit):
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-7)
 
 
-def _parts(fit):
-    folder = fit("trainer.epochs=1", "model.matching=none")
+def _parts(folder):
     settings = config.settle(run.read_config(folder), "train")
+    settings.model.matching = "none"  # which compares the patches of a batch with each other
     source = training.open_data(settings)
     return training.build_model(settings, source), source, settings
 
 
-def test_evaluation_leaves_weights_and_statistics_alone(fit):
-    model, source, settings = _parts(fit)
+def test_evaluation_leaves_weights_and_statistics_alone(trained):
+    model, source, settings = _parts(trained)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     first, second = (evaluation.evaluate(settings, model, source, torch.device("cpu")) for _ in range(2))
     assert first == second
@@ -286,7 +294,7 @@ def test_options_of_the_loop_train(fit, options):
 
 
 def test_monitored_term_chooses_the_best_epoch_and_a_wrong_one_is_named(fit):
-    folder = fit("trainer.epochs=5", "trainer.lr=0.01", "trainer.monitor=recon", "model.commitment_weight=0.01")
+    folder = fit("trainer.epochs=3", "trainer.lr=0.01", "trainer.monitor=recon", "model.commitment_weight=0.01")
     best = int(history(folder)["val_recon"].idxmin()) + 1
     assert checkpoint.load(folder / "checkpoints" / "best.ckpt")["position"]["epoch"] == best
     with pytest.raises(ValueError, match=r"trainer.monitor=recno is no loss term .* Did you mean 'recon'"):
@@ -300,15 +308,13 @@ def test_early_stopping_counts_epochs_without_improvement(fit):
     assert len(losses) == best + 3 < 40
 
 
-def test_epochs_zero_keeps_given_weights_as_a_run(fit):
-    trained = fit("trainer.epochs=1")
+def test_epochs_zero_keeps_given_weights_as_a_run(fit, trained):
     kept = fit("trainer.epochs=0", f"init_from={trained}")
     one, other = (checkpoint.load(folder / "checkpoints" / "best.ckpt")["model"] for folder in (trained, kept))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_weights_of_another_shape_are_refused_by_name(fit):
-    trained = fit("trainer.epochs=1")
+def test_weights_of_another_shape_are_refused_by_name(fit, trained):
     with pytest.raises(ValueError, match=r"init_from=.*vq\.w\.weight is \(8, 4\), not \(4, 4\)"):
         fit("trainer.epochs=1", "model.num_codes=4", f"init_from={trained}")
 
