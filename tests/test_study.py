@@ -170,6 +170,27 @@ def test_trial_asked_for_beyond_the_total_is_given_back(trials):
     assert one.counts()["failed"] == 0
 
 
+def test_no_values_are_tried_twice_and_a_study_ends_when_all_have_been(described):
+    space = space_of("model.latent_dim=8,16", "model.num_codes=32,64,128")
+    mine = Trials(study.join(described(startup_trials=2), described.folder, 0), space, 10, described.folder)
+    seen = []
+    while asked := mine.ask():
+        number, values = asked
+        seen.append(tuple(values.values()))
+        mine.tell(Finished(number, {"best_score": float(values["model.latent_dim"])}, None))  # draws one of them to itself
+    assert len(seen) == len(set(seen)) == 6
+    assert not mine.is_wanting
+    assert mine.counts() == {"complete": 6, "pruned": 0, "failed": 0, "interrupted": 0}
+
+
+def test_values_not_tried_yet_are_as_near_as_there_are():
+    space = space_of("model.latent_dim=8,16", "model.num_codes=32,64", "trainer.lr=range(1,3)")
+    best = {"model.latent_dim": "8", "model.num_codes": "32", "trainer.lr": 1}
+    fresh = search_space.untried(space, [best], best)
+    assert sum(fresh[key] != best[key] for key in best) == 1
+    assert search_space.untried(space_of("trainer.lr=interval(0.1,0.2)"), [{"trainer.lr": 0.15}], {"trainer.lr": 0.15})
+
+
 def test_lone_process_repeats_itself_and_joining_ones_do_not_repeat_it(trials, described, tmp_path):
     first, second = trials().ask()[1], trials().ask()[1]
     again = study.join(described() | {"name": "again"}, described.folder, 0)
@@ -331,6 +352,7 @@ def only_study(folder: Path) -> Path:
     return found
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_study_prunes_real_trainings_and_its_best_composes(command, compose, stores_folder):
     done = command("train", *small_study(stores_folder, "n_trials=2"), "trainer.epochs=2")
     assert "2 of 2 trials (1 complete, 1 pruned)" in done.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations, islice, product
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 TAGS = ("log",)
+ENOUGH = 10_000  # neighbours of a trial that are looked at for each set of keys
 
 
 def distributions(swept: list[Override], settings: dict[str, Any]) -> dict[str, BaseDistribution]:
@@ -90,3 +93,40 @@ def probes(space: dict[str, BaseDistribution]) -> list[dict[str, Any]]:
     }
     first = {key: values[0] for key, values in extremes.items()}
     return [first, *(first | {key: value} for key, values in extremes.items() for value in values[1:])]
+
+
+def untried(space: dict[str, BaseDistribution], tried: list[dict[str, Any]], near: dict[str, Any]) -> dict[str, Any] | None:
+    """Return values that no trial has had, in as few keys as possible other than ``near``; None where there are none left.
+
+    Of equally near ones the choice follows from how many were tried, so a study repeats itself. A space with an interval of any
+    number has always more.
+    """
+    options = {key: _values(one) for key, one in space.items()}
+    if None in options.values():
+        return near
+    seen = {tuple(one[key] for key in space) for one in tried}
+    random = Random(len(tried))
+    for changed in range(1, len(space) + 1):
+        found = []
+        for keys in combinations(space, changed):
+            others = [[value for value in options[key] if value != near[key]] for key in keys]
+            points = (near | dict(zip(keys, values, strict=True)) for values in product(*others))
+            found += [point for point in islice(points, ENOUGH) if tuple(point[key] for key in space) not in seen]
+        if found:
+            return random.choice(found)
+    return None
+
+
+def _values(one: BaseDistribution) -> list[Any] | None:
+    """Return the values of a distribution; None where they cannot be counted."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if isinstance(one, CategoricalDistribution):
+        return list(one.choices)
+    if isinstance(one, FloatDistribution):
+        return (
+            None
+            if one.step is None
+            else [one.low + step * one.step for step in range(round((one.high - one.low) / one.step) + 1)]
+        )
+    return list(range(one.low, one.high + 1, one.step))

@@ -133,6 +133,14 @@ def add_job(folder: Path, number: int, overrides: list[str]) -> None:
         plan.write()
 
 
+def remove_job(folder: Path, number: int) -> None:
+    """Take a job out of the plan: a trial whose values are tried under another number."""
+    with lock(folder):
+        plan = read_plan(folder)
+        plan.jobs.pop(number, None)
+        plan.write()
+
+
 def lock(folder: Path) -> Any:
     """Return the lock that writers of a sweep's plan and index hold, across processes and machines."""
     from filelock import FileLock
@@ -184,13 +192,11 @@ def what_ended(status: dict[str, Any]) -> str:
 
 def write_index(folder: Path) -> None:
     """Write ``sweep.csv`` anew."""
-    from filelock import Timeout
-
     try:
         with lock(folder):
             write_csv(index(folder), folder / INDEX)
-    except Timeout:
-        logger.warning("%s is locked by another process for %.0f s; it is written again when the next job ends.", folder, LOCK_S)
+    except OSError as error:  # locked by a process that died, or the disk is full: the jobs' own folders say all that is in it
+        logger.warning("%s could not be written (%s). It is written again when the next job ends.", folder / INDEX, error)
 
 
 def typed(value: str | None) -> Any:
@@ -217,20 +223,23 @@ def job_folder(folder: Path, number: int) -> Path:
     """Return where a job's results are: its own folder, or below the run that it stands on."""
     path = folder / str(number)
     try:
-        return Path(json.loads((path / POINTER).read_text())["folder"])
+        return Path(os.path.normpath(path / json.loads((path / POINTER).read_text())["folder"]))
     except FileNotFoundError:
         return path
 
 
+def point(path: Path, folder: Path) -> None:
+    """Say in a job's own folder where its results are, such that it stays true when the outputs folder is moved."""
+    write_json({"folder": os.path.relpath(folder, path)}, path / POINTER)
+
+
 def clear(path: Path) -> None:
     """Set the folder of an attempt aside that cannot be continued, under the name of how it ended."""
-    state = run.read_status(path).get("state")
-    if state in (None, "running", *FINISHED) or run.can_continue(path):
-        return
-    number = 1
-    while (target := path.with_name(f"{path.name}-{state}{'' if number == 1 else f'_{number}'}")).exists():
-        number += 1
-    path.rename(target)
+    with lock(path.parent):  # two processes may want the same job: the second finds it cleared, or begun by the first
+        state = run.read_status(path).get("state")
+        if state in (None, "running", *FINISHED) or run.can_continue(path):
+            return
+        path.rename(run.free_name(path.with_name(f"{path.name}-{state}")))
 
 
 @contextmanager
@@ -240,7 +249,7 @@ def indexed(path: Path | None, folder: Path) -> Iterator[None]:
         yield
         return
     if folder != path:
-        write_json({"folder": str(folder)}, path / POINTER)
+        point(path, folder)
     write_index(path.parent)
     try:
         yield

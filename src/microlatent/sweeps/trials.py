@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from microlatent import run
-from microlatent.sweeps import sweep
+from microlatent.sweeps import search_space, sweep
 from microlatent.sweeps.launching import Finished
 from microlatent.sweeps.study import OpenStudy, patiently
 
@@ -45,6 +45,7 @@ class Trials:
         self.opened, self.study, self.space, self.total, self.folder = opened, opened.study, space, total, folder
         self.mine: set[int] = set()
         self.failures, self.last_error = 0, ""  # of this process
+        self.is_exhausted = False  # no combination is left to try
         self._refuse_another_space()
 
     def _refuse_another_space(self) -> None:
@@ -64,16 +65,29 @@ class Trials:
     def ask(self) -> tuple[int, dict[str, Any]] | None:
         """Return the number and the values of a trial for this process to run, or None where no more are wanted now."""
         self.collect()
-        if len(self.underway()) >= self.total:
+        if self.is_exhausted or len(self.underway()) >= self.total:
             return None
-        trial = patiently(lambda: self.study.ask(self.space))
-        patiently(lambda: self.opened.annotate(trial.number, owner=_this_process(), folder=str(self.folder / str(trial.number))))
-        # Others may have asked at the same time. Those who came first stay; a trial from the queue, whose number is old, yields.
-        is_queued = "again" in trial.user_attrs
-        before = [one for one in self.underway() if one.number < trial.number or (is_queued and one.number != trial.number)]
-        if len(before) >= self.total:
-            self.close(trial.number, "FAIL", surplus=True)
-            return None
+        while True:
+            trial = patiently(lambda: self.study.ask(self.space))
+            owner, path = _this_process(), str(self.folder / str(trial.number))
+            patiently(lambda number=trial.number, facts={"owner": owner, "folder": path}: self.opened.annotate(number, **facts))
+            # Others may have asked at the same time. Who came first stays; a trial from the queue, whose number is old, yields.
+            is_queued = "again" in trial.user_attrs
+            before = [one for one in self.underway() if one.number < trial.number or (is_queued and one.number != trial.number)]
+            if len(before) >= self.total:
+                self.close(trial.number, "FAIL", surplus=True)
+                return None
+            tried = [one.params for one in before]
+            if is_queued or trial.params not in tried:
+                break
+            # Samplers like to draw the best again, but the same values with the same seed give the same run.
+            self.close(trial.number, "FAIL", repeats=True)
+            fresh = search_space.untried(self.space, tried, trial.params)
+            if fresh is None:
+                logger.info("Every combination of the %d has been tried: the study ends here.", len(tried))
+                self.is_exhausted = True
+                return None
+            patiently(lambda values=fresh: self.study.enqueue_trial(values))
         self.mine.add(trial.number)
         if is_queued:
             self._take_over(trial.number, trial.user_attrs["again"])
@@ -154,6 +168,8 @@ class Trials:
         Those of a run that was killed are tried twice and not more, since it may be them that kill it.
         """
         state = status.get("state", "never begun")
+        if not status:
+            sweep.remove_job(self.folder, trial.number)  # or the index would say for ever that it is pending
         if self.close(trial.number, "FAIL", lost=state) and (state == "interrupted" or "again" not in trial.user_attrs):
             logger.warning("Trial %d did not come to its end (%s); its values are tried again.", trial.number, state)
             patiently(lambda: self.study.enqueue_trial(trial.params, user_attrs={"again": trial.number}))
@@ -164,10 +180,7 @@ class Trials:
         if not run.can_continue(before):
             return
         before.rename(after)
-        with sweep.lock(self.folder):
-            plan = sweep.read_plan(self.folder)
-            plan.jobs.pop(lost, None)
-            plan.write()
+        sweep.remove_job(self.folder, lost)
         for epoch, value in self.opened.trial(lost).intermediate_values.items():
             patiently(lambda epoch=epoch, value=value: self.opened.report(number, epoch, value))
         logger.info("Trial %d goes on as trial %d.", lost, number)
@@ -201,7 +214,7 @@ class Trials:
     @property
     def is_wanting(self) -> bool:
         """Whether a trial must still be asked for, as one that ran elsewhere has failed."""
-        return len(self.underway()) < self.total
+        return len(self.underway()) < self.total and not self.is_exhausted
 
     def elsewhere(self) -> list[Any]:
         """Return the running trials of other processes."""
