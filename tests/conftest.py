@@ -25,12 +25,15 @@ def folder_or_skip(variable: str, default: str) -> Path:
 
 
 def pytest_collection_finish() -> None:
-    """Compose once, which finds Hydra's plugins, and tell the garbage collector that what is loaded by now stays.
+    """Find Hydra's plugins once, and tell the garbage collector that what is loaded by now stays.
 
     Commands run in forks of this process (``command``). They need not load it again, and a collector that walks over a million
     objects would copy the pages they lie on.
     """
-    composed("train", "data.root=demo")
+    import hydra.compose  # noqa: F401
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()
     gc.collect()
     gc.freeze()
 
@@ -56,6 +59,16 @@ def stores_folder(tmp_path_factory) -> Path:
     for seed, well in enumerate(("A1", "B2")):
         write_store(folder / f"{well}.h5", well, num_frames=6, patch_px=16, seed=seed, pixel_um=0.5, frame_min=10.0)
     return folder
+
+
+@pytest.fixture(scope="module")
+def without_figures():
+    """Let training runs draw nothing, which is most of the time of a small one; test_training.py looks at the figures."""
+    from microlatent import evaluation
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "leave_figures", lambda *_: None)
+        yield
 
 
 def composed(entry: str, *overrides: str):

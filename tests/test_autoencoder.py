@@ -232,7 +232,7 @@ def test_overfits_four_patches(family, likelihood):
     model = build(family, likelihood, patch_px=8, latent_dim=8, width=8)
     batch = patches(likelihood, num=4, patch_px=8)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for step in range(120):
+    for step in range(80):
         optimiser.zero_grad()
         model.loss(batch, step).terms["total"].backward()
         optimiser.step()

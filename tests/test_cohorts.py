@@ -8,9 +8,12 @@ import tifffile
 from microlatent.command import carry_out
 from microlatent.data.latents import Latents
 from microlatent.experiment import open_data
+from microlatent.schemas import PartitionsConfig, Settings
 from tests.conftest import composed
 
 NAMES = ["CD8", "DAPI", "grey"]
+
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 
 def write_cohort(folder, subjects=("s1", "s2", "s3"), seed=0):
@@ -43,9 +46,9 @@ def assemble(act, *overrides, **options):
     return act("infer", "task=assemble", "task.size=16", *overrides, **options)
 
 
-def opened(cohort, tmp_path, *overrides):
-    given = ["data=partitions", f"data.root={cohort}", f"outputs={tmp_path / 'outputs'}", "model=ae_gauss", *overrides]
-    return open_data(composed("train", *given))
+def opened(cohort, tmp_path, **data):
+    chosen = PartitionsConfig(name="partitions", root=str(cohort), normalise="gauss", **data)
+    return open_data(Settings(outputs=str(tmp_path / "outputs"), data=chosen))
 
 
 def test_a_subject_that_was_renamed_is_not_there_twice(act, cohort, tmp_path, caplog):
@@ -68,7 +71,7 @@ def test_a_half_assembled_folder_is_refused_until_it_is_whole(act, cohort, tmp_p
         assemble(act)
     with pytest.raises(ValueError, match=r"half assembled.*before s3.*task=assemble again"):
         opened(cohort, tmp_path)
-    assert len(opened(cohort, tmp_path, "data.subjects=[s1,s2]")) == 12
+    assert len(opened(cohort, tmp_path, subjects=["s1", "s2"])) == 12
     assemble(act, "data.subjects=[s1]")
     with pytest.raises(ValueError, match=r"half assembled.*before s3"):  # one subject made anew does not mend another
         opened(cohort, tmp_path)
@@ -87,9 +90,9 @@ def test_stores_that_were_cut_differently_are_refused(act, cohort, tmp_path):
 
 def test_a_channel_that_no_one_knows_cannot_be_dropped(act, cohort, tmp_path):
     assemble(act, "data.drop_channels=[grey]")
-    assert opened(cohort, tmp_path, "data.drop_channels=[grey]").channels == ["CD8", "DAPI"]
+    assert opened(cohort, tmp_path, drop_channels=["grey"]).channels == ["CD8", "DAPI"]
     with pytest.raises(ValueError, match=r"data\.drop_channels names \['gray'\]"):
-        opened(cohort, tmp_path, "data.drop_channels=[gray]")
+        opened(cohort, tmp_path, drop_channels=["gray"])
 
 
 def test_subjects_of_the_same_name_in_another_cohort_were_not_trained_on(act, tmp_path):

@@ -168,6 +168,52 @@ def test_one_lucky_seed_is_not_the_best(two_families):
     assert any("do not all have the same seeds" in note for note in found.notes)
 
 
+def test_one_lucky_seed_is_not_the_best_where_other_seeds_lack_the_number(two_families):
+    for seed in (1, 2, 3):
+        metrics = {"val_explained_variance": 0.99} if seed == 1 else {}
+        write_run(two_families / f"half{seed}", VAE, seed, metrics | {"best_score": 7.0, "parameters": 1}, model__latent_dim=64)
+    found = compared(two_families, objectives={"val_explained_variance": "maximize", "parameters": "minimize"})
+    assert found.best["val_explained_variance", ""] == "vae_gauss latent_dim=16"
+    assert "vae_gauss latent_dim=64" not in found.front
+    assert "0.99 (n = 1)" in compare_text.write(found)
+
+
+def test_what_shares_no_seed_with_the_best_is_not_ruled_out(tmp_path):
+    levels = {8: (0.9, (1, 2, 3)), 16: (0.5, (4, 5, 6)), 32: (0.7, (4, 5, 6))}
+    for dim, (level, seeds) in levels.items():
+        for seed in seeds:
+            metrics = {"val_explained_variance": level + 0.001 * seed, "best_score": 1.0}
+            write_run(tmp_path / "runs" / f"{dim}_{seed}", VAE, seed, metrics, model__latent_dim=dim)
+    found = compared(tmp_path / "runs", objectives={"val_explained_variance": "maximize"})
+    assert found.best["val_explained_variance", ""] == "latent_dim=8"
+    assert "These seeds do not rule out that any other is the best" in compare_text.ranking(found)
+
+
+def test_a_best_mean_over_lucky_seeds_is_not_said_to_be_the_best(tmp_path):
+    split = {1: 0.1, 2: 0.11, 3: 0.09, 4: 0.5, 5: 0.5, 6: 0.5}  # the last three are easy, and dim 16 was run on them alone
+    for dim, seeds in ((8, range(1, 6)), (16, (3, 4, 5, 6))):
+        for seed in seeds:
+            metrics = {"val_explained_variance": split[seed] + (0.01 + 0.0001 * seed if dim == 8 else 0), "best_score": 1.0}
+            write_run(tmp_path / "runs" / f"{dim}_{seed}", VAE, seed, metrics, model__latent_dim=dim)
+    found = compared(tmp_path / "runs", objectives={"val_explained_variance": "maximize"})
+    assert found.best["val_explained_variance", ""] == "latent_dim=16"
+    assert "on the seeds that they share another is better" in compare_text.ranking(found)
+
+
+def test_pruned_runs_do_not_count_and_what_that_does_to_means_is_said(two_families):
+    write_run(two_families / "cut", VAE, 6, None, "pruned")
+    found = compared(two_families)
+    assert len(found.counted) == 6
+    assert any("1 of the runs was pruned" in note and "only its good seeds count" in note for note in found.notes)
+
+
+def test_names_with_bars_do_not_break_the_table(tmp_path):
+    for place, word in enumerate(("a|b", "c")):
+        write_run(tmp_path / "runs" / word[0], VAE, 1, {"best_score": float(place)}, model__skip=word)
+    rows = [line for line in compare_text.write(compared(tmp_path / "runs")).splitlines() if line.startswith("| skip=")]
+    assert {row.replace("\\|", "").count("|") for row in rows[:2]} == {4}
+
+
 def test_only_finished_runs_are_compared_or_nothing_is(tmp_path):
     write_run(tmp_path / "runs" / "a", VAE, 1, None, "failed")
     with pytest.raises(ValueError, match=r"None of 1 runs is completed.*a: failed"):
@@ -200,6 +246,13 @@ def test_best_score_across_families_is_compared_only_when_asked_for_and_never_in
     assert not compared(two_families).notes
     within = compared(*(two_families / f"vae{seed}" for seed in (1, 2, 3)))
     assert list(within.objectives) == ["best_score"]
+
+
+def test_explained_variance_decides_between_families_even_if_some_runs_lack_it(two_families):
+    write_run(two_families / "old", VQVAE, 7, {"best_score": 4.0, "parameters": 500})
+    found = compared(two_families)
+    assert next(iter(found.objectives)) == "val_explained_variance"
+    assert any(note.startswith("1 of 7 runs has no val_explained_variance") for note in found.notes)
 
 
 def test_unknown_names_are_refused_with_the_nearest(two_families):
@@ -244,6 +297,18 @@ def test_task_leaves_tables_and_figures_that_agree(two_families, compose, tmp_pa
     assert summary.loc[summary["metric"] == "best_score", "not_comparable_across"].str.contains("model family").all()
     assert "val_explained_variance (higher is better): vae_gauss" in caplog.text
     assert task.rehearse(chosen, out).writes[0] == str(out / "tables" / "compare.csv")
+
+
+@pytest.mark.slow
+def test_a_number_that_none_of_those_drawn_has_leaves_its_panel_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "DPI", 30)
+    for dim in range(30):  # of more than 24 those are drawn that are best on the first objective
+        metrics = {"best_score": 1.0 + dim} | ({"best_val_active_units": float(dim)} if dim > 25 else {})
+        write_run(tmp_path / "runs" / str(dim), VAE, 1, metrics, model__latent_dim=dim)
+    found = compared(tmp_path / "runs")
+    assert found.shown == ["best_score", "best_val_active_units"]
+    task.draw(found, tmp_path / "figures")
+    assert (tmp_path / "figures" / task.FIGURES[0]).is_file()
 
 
 def test_sweep_jobs_that_have_not_begun_are_listed(two_families, tmp_path):

@@ -86,21 +86,16 @@ def test_every_setting_of_every_schema_is_explained():
 @pytest.mark.parametrize(
     ("entry", "arguments", "words"),
     [
-        ("train", ["model.latent_dmi=4"], ["model.latent_dmi=4", "Did you mean 'latent_dim'", "num_codes"]),
         ("train", ["+model.latent_dmi=4"], ["model.latent_dmi=4", "Did you mean 'latent_dim'", "num_codes"]),
         ("train", ["trainer.epoch=4"], ["trainer.epoch=4", "Did you mean 'epochs'"]),
         ("train", ["trainer.lr=abc"], ["trainer.lr=abc", "Float"]),
         ("train", ["trainer.lr=-1"], ["trainer.lr is -1.0", "above 0"]),
         ("train", ["data.normalise=datset"], ["data.normalise is 'datset'", "Did you mean data.normalise=dataset"]),
-        ("train", ["model=vqvae_z61"], ["model=vqvae_z61", "Did you mean 'vqvae_z16'"]),
         ("train", ["experiment=wells_dem"], ["experiment=wells_dem", "Did you mean 'wells_demo'"]),
         ("train", ["modle=vqvae_z16"], ["modle", "Did you mean 'model'"]),
         ("train", ["task=match"], ["python analyze.py task=match"]),
-        ("infer", ["task=process"], ["run=latest"]),
         ("infer", ["task=assemble", "model=vqvae_z16", "data.root=demo"], ["model=vqvae_z16 has no effect"]),
         ("analyze", ["task=embed", "resume=latest"], ["resume belongs to train.py", "run=latest"]),
-        ("train", ["resume=a", "rerun=b"], ["resume and rerun exclude each other"]),
-        ("train", ["run=outputs/x"], ["run=outputs/x has no effect", "resume=outputs/x"]),
         ("train", ["trainer.batch_size=2", "trainer.accumulate=4"], ["trainer.accumulate is 4", "trainer.batch_size=2"]),
         ("train", [], ["data.root is not set", "data.root=demo"]),
         ("train", ["trainer.lr=nan"], ["trainer.lr is nan"]),
@@ -131,7 +126,7 @@ def test_mistake_is_refused_with_the_nearest_thing_that_works(entry, arguments, 
 @pytest.mark.parametrize(
     ("entry", "arguments", "words"),
     [
-        ("train", ["model.latent_dmi=4"], ["model.latent_dmi=4", "Did you mean 'latent_dim'"]),  # by Hydra
+        ("train", ["model.latent_dmi=4"], ["model.latent_dmi=4", "Did you mean 'latent_dim'", "num_codes"]),  # by Hydra
         ("train", ["model=vqvae_z61"], ["model=vqvae_z61", "Did you mean 'vqvae_z16'"]),
         ("infer", ["task=process"], ["run=latest"]),  # by the settings
         ("train", ["resume=a", "rerun=b"], ["resume and rerun exclude each other"]),
@@ -149,19 +144,22 @@ def test_mistake_ends_a_command_in_words_and_code_2(command, entry, arguments, w
     assert not list(command.folder.glob("outputs/**/history.csv"))
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_help_is_a_manual_that_imports_nothing_heavy(entry):
-    code = (
-        f"import runpy, sys; sys.argv = ['{entry}.py', '--help']; runpy.run_path('{ROOT / entry}.py', run_name='__main__'); "
-        "print('HEAVY', [m for m in ('torch', 'wandb', 'sklearn', 'pandas', 'numpy') if m in sys.modules])"
-    )
+def test_help_is_a_manual_that_imports_nothing_heavy():
+    code = f"""if True:
+        import runpy, sys
+        for entry in {ENTRIES}:
+            sys.argv = [entry + ".py", "--help"]
+            runpy.run_path("{ROOT}/" + entry + ".py", run_name="__main__")
+            print("HEAVY", [m for m in ("torch", "wandb", "sklearn", "pandas", "numpy") if m in sys.modules])
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")}, check=True
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert "HEAVY []" in done.stdout
-    assert "data.root" in done.stdout
+    manuals = done.stdout.split("HEAVY []")
+    assert len(manuals) == len(ENTRIES) + 1
+    assert all("data.root" in text for text in manuals[:-1])
     assert (
         after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
-    )  # 0.4 s of CPU when measured; generous, machines differ
+    )  # 0.5 s of CPU when measured; generous, machines differ

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from microlatent.dashboard.__main__ import start
+from microlatent.dashboard.server import stamp
 from tests.conftest import ROOT
 
 TRAIN = {
@@ -140,6 +141,34 @@ def test_run_whose_process_is_gone_is_lost_and_a_damaged_one_hides_no_other(serv
     assert len(rows) == 3 + 4 + 4
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("0/status.json", "[" * 100_000),
+        ("0/status.json", '{"state": "completed", "epoch": 1' + "0" * 400 + "}"),
+        ("0/status.json", '{"state": "completed", "started": "9999-12-31T23:59:59"}'),
+        ("0/config.yaml", "task:\n  name: train\nmodel:\n  name: [a]\n"),
+        ("0/job.json", "{"),
+        ("sweep.yaml", ""),
+        ("sweep.yaml", "{entry: train, arguments: [], jobs: {0: [seed=1]}, study: [1], created: 2026-03-01}"),
+        ("sweep.yaml", "{entry: train, arguments: [], jobs: {0: [seed=1], a: [seed=2]}, study: null, created: 3}"),
+    ],
+)
+def test_no_damage_in_a_sweep_takes_the_list_away(serve, outputs, name, text):
+    (outputs / "sweeps" / "20260301-130000" / name).write_text(text)
+    rows = listed(serve)["rows"]
+    assert rows["wells-demo/20260301-100000"]["state"] == "completed"
+    assert rows["sweeps/20260301-130000"]["state"] == ("lost" if name == "sweep.yaml" or "[[" in text else "pending")
+    assert ask(serve, "/folder/sweeps/20260301-130000/0")[0].status == 200
+
+
+def test_name_that_no_address_can_hold_is_left_out(serve, outputs):
+    odd = os.fsencode(outputs) + b"/wells-demo/\xff"
+    os.rename(outputs / "wells-demo" / "20260301-110000", odd)
+    assert all(key.isprintable() for key in listed(serve)["rows"])
+    assert ask(serve, "/folder/wells-demo")[0].status == 200
+
+
 @pytest.mark.slow
 def test_a_thousand_runs_are_listed_in_about_a_second(tmp_path):
     from microlatent.dashboard.inventory import Inventory
@@ -236,6 +265,13 @@ def test_every_answer_forbids_scripts_and_frames_of_others(serve):
         assert "Access-Control-Allow-Origin" not in headers
 
 
+def test_body_of_a_request_is_not_taken_for_the_next_one(serve):
+    with socket.create_connection(serve.server_address, timeout=10) as connection:
+        inner = b"GET /runs.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        connection.sendall(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
+        assert connection.makefile().read().count("HTTP/1.1 ") == 1
+
+
 def test_malformed_request_is_answered_with_a_page(serve):
     with socket.create_connection(serve.server_address, timeout=10) as connection:
         connection.sendall(b"BREW / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -296,6 +332,16 @@ def test_report_is_made_on_demand_and_anew_only_when_something_changed(serve, ou
     assert serve.reports.of(outputs / path) is serve.reports.of(outputs / path)
     write_run(outputs / path, metrics={"best_score": 0.0625})
     assert "0.0625" in ask(serve, f"/report/{path}")[1]
+
+
+def test_report_is_stale_when_a_run_was_killed(outputs):
+    folder = outputs / "wells-demo" / "20260301-110000"
+    status, before = json.loads((folder / "status.json").read_text()), stamp(folder)
+    times = [path.stat().st_mtime_ns for path in (folder / "status.json", folder)]
+    (folder / "status.json").write_text(json.dumps(status | {"process_started": 1.0}))  # as if that process were gone
+    for path, time_ns in zip((folder / "status.json", folder), times, strict=True):
+        os.utime(path, ns=(time_ns, time_ns))
+    assert (before[1], stamp(folder)) == (["running"], (before[0], ["lost"]))
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ import torch
 from microlatent import evaluation, run, training
 from microlatent.command import carry_out
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 class Reconstructs(torch.nn.Module):
     """A model that reconstructs by a given rule."""
@@ -69,8 +71,7 @@ def test_model_that_does_not_reconstruct_and_data_without_validation_have_no_sha
 @pytest.mark.parametrize(
     "model", ["ae_gauss", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vqvae_z16", "vae_gauss", "kikuchi_cnn"))]
 )
-def test_each_family_ends_in_one_quality_and_one_measure_of_health(compose, stores_folder, tmp_path, monkeypatch, model):
-    monkeypatch.setattr(evaluation, "leave_figures", lambda *_: None)
+def test_each_family_ends_in_one_quality_and_one_measure_of_health(compose, stores_folder, tmp_path, model):
     small = {"vqvae_z16": "model.num_codes=8", "kikuchi_cnn": "model.num_down=2"}.get(model, "model.width=4")
     given = [f"model={model}", small, "model.latent_dim=4", f"data.store={stores_folder}", f"outputs={tmp_path}", "logger=csv"]
     _, folder = carry_out(compose("train", *given, "trainer.epochs=1", "trainer.max_batches=3", "trainer.threads=1"), [])
@@ -80,10 +81,7 @@ def test_each_family_ends_in_one_quality_and_one_measure_of_health(compose, stor
 
 
 @pytest.mark.slow
-def test_explained_variance_of_one_channel_is_what_the_kikuchi_model_says_of_itself(
-    compose, stores_folder, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(evaluation, "leave_figures", lambda *_: None)
+def test_explained_variance_of_one_channel_is_what_the_kikuchi_model_says_of_itself(compose, stores_folder, tmp_path):
     given = [
         "model=kikuchi_cnn",
         "model.num_down=2",

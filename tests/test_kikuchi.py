@@ -16,6 +16,8 @@ from microlatent.menu.draft import settle
 from microlatent.schemas import KikuchiConfig
 from tests.specimen import write_scan_latents
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

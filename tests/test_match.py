@@ -26,6 +26,12 @@ def settings(folder, store=None, **task):
     return Settings(run=str(folder), data=WellsConfig(name="wells", store=store), task=MatchConfig(name="match", **task))
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave out the figures, most of the time, where nobody looks at them."""
+    monkeypatch.setattr(match, "draw", lambda *_: [])
+
+
 @pytest.fixture(scope="module")
 def done(folder):
     numbers = match.run(settings(folder, reference_files=True), folder / "match", NullTracker())
@@ -98,6 +104,7 @@ def test_neither_run_nor_latents_is_refused():
         match.run(Settings(data=WellsConfig(name="wells"), task=MatchConfig(name="match")), None, NullTracker())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_moved_store_is_found_through_data_store(tmp_path):
     write_latents(tmp_path, ("A1",), num_tracks=6, num_frames=4, patch_px=8)
     shutil.move(tmp_path / "stores", tmp_path / "elsewhere")
@@ -130,6 +137,7 @@ def test_pickled_latents_of_another_length_are_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("well", ["A1", "B2"])
+@pytest.mark.usefixtures("undrawn")
 def test_golden_trajectories_follow_from_raw_files_and_the_references_latents(golden_folder, tmp_path, well):
     from microlatent.tasks import assemble_wells as assemble
 

@@ -12,7 +12,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from microlatent import config
-from microlatent.menu import picking, pipelines, terminal
+from microlatent.menu import picking, pipelines, screens, terminal
 from microlatent.menu.draft import Draft, Refused, like, written
 from tests.conftest import ROOT, composed
 from tests.test_dashboard import write_run
@@ -122,9 +122,64 @@ def test_several_values_make_a_sweep_and_a_launcher_needs_one():
         draft.change("hydra.launcher.n_jobs", "two")
 
 
+def test_choice_is_replaced_by_another_and_not_typed_twice():
+    draft = Draft("train", ["data=wells", "model=vqvae_z16"], {"data.root": "demo"})
+    draft.change("model", "vae_gauss")
+    assert draft.overrides == ["data=wells", "data.root=demo", "model=vae_gauss"]
+    draft.change("model", "")
+    assert draft.overrides == ["data=wells", "model=vqvae_z16", "data.root=demo"]
+
+
+def test_text_that_hydra_cannot_read_is_quoted_and_nothing_typed_ends_the_menu():
+    draft = Draft("train", ["data=wells", "model=vqvae_z16", "data.root=demo"])
+    for text in ("it's (a) = b", "J\xfcrgen", "~x"):
+        draft.change("name", text)
+        assert composed("train", *draft.overrides).name == text
+    for key, text in {"seed": "glob(*)", "trainer.epochs": "5'", "trainer.lr": "interval(1e-4,1e-2)"}.items():
+        with pytest.raises(Refused):
+            draft.change(key, text)
+    draft.change("name", "")  # taking back is never refused
+    assert draft.changes == {}
+
+
+@pytest.mark.slow
+def test_study_takes_intervals_and_says_what_it_lacks():
+    draft = Draft("train", ["experiment=wells_demo"])
+    draft.change("hydra/sweeper", "study")
+    assert "nothing to search" in draft.problems()[0]
+    draft.change("model.latent_dim", "interval(8,16)")
+    draft.change("hydra.sweeper.n_trials", "3")
+    assert draft.problems() == []
+    words = "-m experiment=wells_demo hydra/sweeper=study model.latent_dim=interval(8,16) hydra.sweeper.n_trials=3"
+    assert draft.command()[2:] == words.split()
+    for key, text in {
+        "hydra.sweeper.n_trials": "0",
+        "hydra.sweeper.sampler": "best",
+        "model.latent_dim": "interval(16,8)",
+    }.items():
+        with pytest.raises(Refused):
+            draft.change(key, text)
+    draft.change("hydra/sweeper", "")
+    assert "hydra.sweeper.n_trials" not in draft.changes
+    assert "is an interval, and a grid needs single values" in draft.problems()[0]
+
+
 def test_values_are_written_as_hydra_reads_them():
     parser = OverridesParser.create()
-    for value in ("plain/p-1", "a b", "it's", "x,y", "[odd", "back\\slash", "end\\", "\\'", ["a b", None, True], 0.5, {"a": "b"}):
+    for value in (
+        "plain/p-1",
+        "a b",
+        "it's",
+        "x,y",
+        "[odd",
+        "back\\slash",
+        "end\\",
+        "\\'",
+        ["a b", None, True],
+        "/J\xfcrgen/x",
+        0.5,
+        {"a": "b"},
+    ):
         parsed = parser.parse_override(f"key={written(value)}")
         found = parsed.value()
         assert (found.text if hasattr(found, "text") else found) == value, written(value)
@@ -145,6 +200,16 @@ def test_runs_are_listed_latest_first_and_only_those_that_fit(tmp_path):
     assert [key.rpartition("/")[2] for key in keys] == ["day3", "day2", "day1", "stopped"]
     assert list(picking.found_runs(str(tmp_path), picking.is_stopped)) == [f"{tmp_path}/stopped"]
     assert picking.found_runs(str(tmp_path), picking.is_trained_on("kikuchi")) == {}
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "sweep.yaml").write_text("jobs: [")
+    assert list(picking.found_runs(str(tmp_path), picking.is_stopped)) == [f"{tmp_path}/stopped"]
+
+
+def test_what_goes_on_stays_where_it_is(tmp_path, monkeypatch):
+    folder = str(write_run(tmp_path / "stopped", "interrupted"))
+    monkeypatch.setattr(screens, "pick_run", lambda *_: folder)
+    (step,) = (one for one in pipelines.tools() if one.name == "resume")
+    assert screens.begin(step, "tools", str(tmp_path)).overrides == [f"resume={folder}"]  # outputs= would be refused
 
 
 # -------------------------------------------------------------------------------------------------- through a terminal

@@ -181,6 +181,12 @@ def raw(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave out the figures, most of the time, where nobody looks at them."""
+    monkeypatch.setattr(patch, "draw", lambda *_: None)
+
+
 def test_raw_files_become_patches_tracks_tables_and_a_figure(raw, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     numbers = patch.run(settings_for(raw, tmp_path / "p"), tmp_path / "run", TRACKER)
@@ -218,6 +224,7 @@ def test_patches_of_two_folders_are_not_mixed(raw, tmp_path):
         patch.run(settings_for(raw, tmp_path / "p"), tmp_path / "run", TRACKER)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tracks_can_come_from_a_table(raw, tmp_path):
     table = pd.read_csv(raw / "truth.csv")[["well", "site", "frame", "cell_id"]].assign(
         track_id=lambda rows: rows["cell_id"] + 50
@@ -228,6 +235,7 @@ def test_tracks_can_come_from_a_table(raw, tmp_path):
     assert (tracks.groupby("trajectory")["cell_id"].nunique() == 1).all()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_foreground_mask_is_warned_about(tmp_path, caplog):
     for kind, pixels in zip(("images", "masks"), discs([(20, 30), (60, 80)]), strict=True):
         (tmp_path / kind).mkdir()
@@ -237,6 +245,7 @@ def test_a_foreground_mask_is_warned_about(tmp_path, caplog):
     assert "255, in 2 separate pieces" in caplog.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_empty_site_is_left_out_and_said(tmp_path, caplog):
     image, labels = discs([(20, 30)])
     for kind, planes in (("images", (image, image)), ("masks", (labels, 0 * labels))):

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import anndata
+import pytest
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 DOCS = Path(__file__).parents[1] / "docs" / "plugins.md"
 
 

@@ -14,7 +14,7 @@ from tests.conftest import composed
 
 
 @pytest.fixture(scope="module")
-def imported(golden_folder, tmp_path_factory):
+def imported(without_figures, golden_folder, tmp_path_factory):
     """Assemble the golden wells, make the reference's weights a run, and encode."""
     folder = tmp_path_factory.mktemp("golden")
     wells, common = golden_folder / "wells", [f"outputs={folder / 'outputs'}", "logger=csv"]

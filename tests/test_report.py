@@ -29,7 +29,7 @@ def write_run(folder, *, state="completed", epochs=6, score=0.2, num_codes=16, s
         history[f"val_{term}"] = score * np.linspace(3.2, 1, epochs) + i
     metrics = {"best_epoch": epochs, "best_score": score, "epochs": epochs, "best_val_recon": score, "best_val_total": score + 1}
     status = {"state": state, "started": "2026-01-02T03:04:05+0000", "seconds": 12.5}
-    final = {"metrics": metrics | {"best_val_codes_used": 12.0, "parameters": 1234}}
+    final = {"metrics": metrics | {"best_val_codes_used": 12.0, "parameters": 1234, "val_explained_variance": 0.625}}
     status |= final if state == "completed" else {"reason": "OSError: no"}
     write_json(status, folder / "status.json")
     model = {"name": "vqvae_z16", "latent_dim": 8, "num_codes": num_codes}
@@ -89,7 +89,8 @@ def run_folder(tmp_path_factory):
     probes |= {f"{name}_{source}": [value] for source in ("latent", "pca_pixels") for name, value in numbers.items()}
     write_csv(pd.DataFrame(probes), folder / "embed" / "tables" / "probes.csv")
     write_json({"state": "completed", "metrics": {"finding": 0.125}}, folder / "mystery" / "status.json")
-    write_csv(pd.DataFrame({f"col{EVIL}": [1.5], "p_x": [0.00012]}), folder / "mystery" / "tables" / "odd.csv")
+    wide = {f"figure_of_merit_{i}": [1e6 + i] for i in range(20)}
+    write_csv(pd.DataFrame({f"col{EVIL}": [1.5], "p_x": [0.00012]} | wide), folder / "mystery" / "tables" / "odd.csv")
     write_picture(folder / "mystery" / "figures" / f"odd{EVIL.replace('/', '-')}.png")
     return folder
 
@@ -141,6 +142,7 @@ def test_head_gives_state_score_and_parameters(run_page):
     assert "Best validation reconstruction 0.2 at epoch 6" in text
     assert "<dd>1234</dd>" in text
     assert "12 of 16" in text
+    assert "<dt>validation explained variance</dt><dd>0.625</dd>" in text
 
 
 def test_warnings_name_dead_codes_uncommitted_changes_and_the_log(run_page):
@@ -160,6 +162,13 @@ def test_configuration_says_what_settings_mean_and_which_were_typed(run_page):
 def test_a_failed_run_gives_its_reason(tmp_path):
     text = page.render(write_run(tmp_path / "run", state="failed"))
     assert "The run failed: OSError: no" in text
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+    run = write_run(tmp_path / "run", state="interrupted")
+    assert "resume=" not in page.render(run)  # it has left no checkpoint
+    write_text("", run / "checkpoints" / "last.ckpt")
+    assert f"To go on: python train.py resume={run}" in page.render(run)
 
 
 def test_an_empty_or_half_written_folder_still_gives_a_page(tmp_path):
@@ -203,6 +212,64 @@ def test_a_sweep_gives_its_script_runs_curves_and_differences(sweep_page):
     assert not sweep["runs"][5]["epochs"]
     assert {one["name"] for one in sweep["settings"]} == {"seed", "model.num_codes"}
     assert sweep["group"] == ["model.num_codes"]
+
+
+def test_losses_of_two_families_stand_in_one_table_without_losing_digits_or_a_column_twice(tmp_path):
+    folder = write_sweep(tmp_path / "sweep", jobs=4)
+    for job, score in ((0, 0.4886), (1, 6108.484), (2, 0.407), (3, 6064.58)):
+        config = yaml.safe_load((folder / str(job) / "config.yaml").read_text())
+        model = {"name": "vae_gauss" if score > 1 else "vqvae_z16", "latent_dim": 8}
+        write_text(yaml.safe_dump(config | {"model": model}), folder / str(job) / "config.yaml")
+        status = {
+            "state": "completed",
+            "metrics": {"best_score": score, "best_val_recon": score, "val_explained_variance": 0.1 * job},
+        }
+        write_json(status, folder / str(job) / "status.json")
+    text = page.render(folder)
+    row = re.search(r'<tr data-run="0">.*?</tr>', text, re.DOTALL)[0]
+    assert ">0.4886</td>" in row
+    columns = data_of(text)["sweep"]["columns"]
+    assert [one["label"] for one in columns].count("validation reconstruction") == 1
+    names = [one["name"] for one in columns]
+    assert names.index("val_explained_variance") < names.index("best_val_recon")  # what may be compared comes first
+
+
+def test_a_number_that_is_not_finite_is_shown_and_not_drawn(tmp_path):
+    folder = write_sweep(tmp_path / "sweep", jobs=2)
+    write_json({"state": "completed", "metrics": {"best_score": float("inf")}}, folder / "0" / "status.json")
+    text = page.render(folder)
+    assert data_of(text)["sweep"]["runs"][0]["values"]["best_score"] is None
+    assert ">inf</td>" in re.search(r'<tr data-run="0">.*?</tr>', text, re.DOTALL)[0]
+
+
+def test_a_page_of_a_job_gives_the_command_of_that_job_alone(sweep_folder):
+    assert "<code>python train.py seed=0</code>" in page.render(sweep_folder / "0")
+
+
+def test_a_running_sweep_says_how_far_it_was_and_not_to_resume_it(tmp_path):
+    folder = write_sweep(tmp_path / "sweep", jobs=3)
+    write_json({"state": "running"}, folder / "0" / "status.json")
+    text = page.render(folder)
+    assert "1 job still running: this page shows how far they were" in text
+    assert "resume=" not in text
+
+
+def test_a_comparison_from_before_the_last_job_is_said_to_be_old(tmp_path):
+    folder = write_sweep(tmp_path / "sweep", jobs=2)
+    write_json({"state": "completed", "started": "2026-01-02T04:00:00.000+00:00"}, folder / "compare" / "status.json")
+    assert "ended after the comparison" not in page.render(folder)
+    status = json.loads((folder / "0" / "status.json").read_text())
+    write_json(status | {"updated": "2026-01-02T05:00:00.000+00:00"}, folder / "0" / "status.json")
+    assert "1 job ended after the comparison was made" in page.render(folder)
+
+
+def test_figures_of_folders_are_told_apart_by_them(tmp_path):
+    run = write_run(tmp_path / "run")
+    for subject in ("S01", "S02"):
+        write_picture(run / "reconstruct" / subject / "roi_1.png")
+    text = page.render(run)
+    assert "S01 roi 1" in text
+    assert "S02 roi 1" in text
 
 
 def test_a_study_shows_its_history_and_pruned_trials_are_not_the_best(tmp_path):
@@ -296,6 +363,12 @@ def test_numbers_have_three_to_four_digits_and_columns_one_precision():
     assert (values.seconds(43.2), values.seconds(252)) == ("43 s", "4 min 12 s")
 
 
+def test_sizes_that_show_nothing_are_refused(compose):
+    for key, value, least in (("max_points", 0, 1), ("max_image_px", -5, 240)):
+        with pytest.raises(ValueError, match=rf"task.{key} is {value}.*{least}"):
+            compose("analyze", "task=report", "run=somewhere", f"task.{key}={value}")
+
+
 def test_the_command_writes_the_page_below_the_run(command):
     run = write_run(command.folder / "outputs" / "cells" / "20260102-030405")
     command("analyze", "task=report", f"run={run}", "logger=csv")
@@ -357,6 +430,10 @@ def test_a_run_opens_from_disk_without_errors_and_without_any_request(browser, r
     assert browser.run(GROUPS) == 2  # wells
     choose(browser, "[data-scatter] select", 0)  # a number: one trace with a colour bar
     assert browser.run(GROUPS) == 1
+    browser.emulate(paper=True)
+    browser.resize(688, 1000)  # A4 between its margins: what is wider makes the browser print everything smaller
+    browser.run("for (const one of document.querySelectorAll('details')) one.open = true")
+    assert browser.run("return Math.max(...[...document.querySelectorAll('table')].map(one => one.offsetWidth))") <= 688
     assert browser.run("return document.title").endswith("/ 20260102-030405")  # the script in a user's name has not run
     assert browser.console_errors() == []
     assert browser.requests() == []

@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from microlatent import run
+from microlatent.command import _claim as _claim_of_command
 from microlatent.command import carry_out
 from microlatent.files import atomic, write_text
+from microlatent.sweeps import sweep
+
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 
 def _claim(path: Path, barrier, queue) -> None:
@@ -28,6 +32,31 @@ def test_two_runs_in_the_same_second_never_share_a_folder(tmp_path):
         process.join()
     assert len(folders) == 4
     assert {path.name for path in folders} == {f"20260101-000000{suffix}" for suffix in ("", "_2", "_3", "_4")}
+
+
+def _go_on(path: Path, barrier, queue) -> None:
+    barrier.wait()
+    try:
+        queue.put(_claim_of_command(path, path).path)
+        barrier.wait()  # alive until the others have looked
+    except ValueError as error:
+        queue.put(str(error))
+        barrier.wait()
+
+
+def test_two_that_go_on_with_a_run_in_the_same_second_do_not_both_write_into_it(tmp_path):
+    folder = run.RunFolder.claim(tmp_path / "a")
+    folder.set("interrupted")
+    context = multiprocessing.get_context("fork")
+    barrier, queue = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=_go_on, args=(folder.path, barrier, queue)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    said = [queue.get(timeout=20) for _ in processes]
+    for process in processes:
+        process.join(20)
+    assert said.count(folder.path) == 1
+    assert sum("is still running" in str(one) for one in said) == 2
 
 
 def test_running_status_of_a_living_process_stays_running(tmp_path):
@@ -124,6 +153,12 @@ def test_failed_repeat_leaves_the_good_result_in_its_place(compose, stores_folde
         carry_out(compose("infer", "task=process", f"run={trained}", "data.sites=[typo]", *common), [])
     assert (trained / "process" / "latents.h5ad").stat().st_mtime_ns == good
     assert [run.read_status(path)["state"] for path in trained.glob("process-failed-*")] == ["failed"]
+
+    job = tmp_path / "sweeps" / "x" / "0"
+    sweep.Plan(job.parent, "infer", [], {0: [f"run={trained}", "data.sites=[typo]"]}).write()
+    with pytest.raises(ValueError, match="typo"):
+        carry_out(compose("infer", "task=process", f"run={trained}", "data.sites=[typo]", *common), [], sweep_job=job)
+    assert sweep.index(job.parent)[["state", "error"]].values.tolist()[0][0] == "failed", "the good result is not this job's"
 
 
 def test_full_disk_is_said_in_words_and_old_checkpoint_stays(monkeypatch, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Sweeps as a user runs them: what is refused before the first job, the index, failures, kills, and going on."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,12 +11,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 
 from microlatent import run
+from microlatent.command import _refuse_where_it_runs, _with_named_runs
+from microlatent.files import write_text
 from microlatent.sweeps import sweep
-from microlatent.sweeps.sweeper import deferred
+from microlatent.sweeps.sweeper import deferred, grid, run_missing, split
+from microlatent.tracking import differing_history
 from tests.conftest import ROOT
 from tests.test_training import SMALL
+
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 
 @pytest.fixture
@@ -53,7 +61,7 @@ def wait_for_history(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def swept(stores_folder, tmp_path_factory):
+def swept(without_figures, stores_folder, tmp_path_factory):
     """Sweep two families by two seeds, two jobs at a time, of which one fails: the wells it names do not exist."""
     from tests.forks import in_fork
 
@@ -103,12 +111,12 @@ def test_going_on_runs_what_is_missing_and_nothing_twice(swept, command, stores_
     path = only_sweep(tmp_path)
     before = {number: run.read_status(path / number)["updated"] for number in ("0", "2")}
     plan = sweep.read_plan(path)
-    plan.jobs = {number: [one.replace("[ZZ]", "[A1]") for one in job] for number, job in plan.jobs.items()}
-    plan.write()  # as if the missing well had been put in its place
+    plan.jobs = {number: [one.replace("[ZZ]", "[A1]") for one in plan.jobs[number]] for number in (0, 1, 2)}
+    plan.write()  # as if the missing well had been put in its place, and job 3 had never been asked for
     done = command("train", f"resume={path}")
-    assert "2 of 4 jobs are done; 2 are to run" in done.stderr
+    assert "2 of 3 jobs are done; 1 are to run" in done.stderr
     assert {number: run.read_status(path / number)["updated"] for number in before} == before
-    assert list(pd.read_csv(path / sweep.INDEX)["state"]) == ["completed"] * 4
+    assert list(pd.read_csv(path / sweep.INDEX)["state"]) == ["completed"] * 3
     assert run.read_status(path / "1-failed")["state"] == "failed"
 
 
@@ -129,6 +137,8 @@ def test_a_sweep_goes_on_as_it_was_asked_for(swept, command):
         (["trainer.batch_size=0,8"], ["trainer.batch_size is 0", "job 0 of 2"]),
         (["trainer.lr=interval(0.1,1)"], ["is an interval", "hydra/sweeper=study"]),
         (["seed=1,2", "hydra.sweeper.n_jobs=0"], ["hydra.sweeper.n_jobs is 0"]),
+        (["seed=1,2", "rerun=there"], ["rerun=there is for one run"]),
+        (["seed=1,2", "name=é"], ["name=é cannot be read", "\"name='é'\""]),
     ],
 )
 def test_what_some_job_cannot_run_is_refused_before_the_first(command, arguments, words):
@@ -140,14 +150,50 @@ def test_what_some_job_cannot_run_is_refused_before_the_first(command, arguments
     assert not list(command.folder.glob("outputs/**/*.yaml"))
 
 
-def test_a_setting_that_all_swept_choices_have_need_not_be_one_of_the_default(command):
-    assert deferred(["model=a,b", "model.beta=2", "seed=1,2", "model.latent_dim=4,8", "+data.x='a,b'"]) == [
-        "model=a,b",
-        "model.beta=choice(2)",
-        "seed=1,2",
-        "model.latent_dim=4,8",
-        "+data.x=choice('a,b')",
-    ]
+TYPED = (
+    *("model.beta=2", "model.beta=1e-3", "data.wells=null", "data.wells=[A1,'B 2']", "data.wells=[]", "data.store='a, b'"),
+    *('data.store="it\'s"', "data.store='1'", "data.store=/a folder/b", "+data.x={a:1}", "data.store=${oc.env:HOME}/x"),
+)
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_value_reaches_the_jobs_as_it_was_typed_also_when_the_sweep_goes_on(typed):
+    """Hydra must not look at it before the jobs' choices are known, so it wears a disguise, which is taken off again."""
+    arguments = [typed, "seed=1,2"]
+    for _ in range(2):  # the second time as resume= does
+        hidden = deferred(arguments)
+        assert OverridesParser.create().parse_override(hidden[0]).is_sweep_override()
+        assert hidden[1] == "seed=1,2"
+        fixed, swept = split(hidden, None, {})
+        assert grid(fixed, swept) == {0: [typed, "seed=1"], 1: [typed, "seed=2"]}
+        arguments = [*fixed, *(override.input_line for override in swept)]
+
+
+def test_what_is_swept_and_what_every_choice_has_is_left_to_hydra():
+    typed = ["model=a,b", "seed=3", "model.latent_dim=4,8", "name='a,b'"]
+    assert deferred(typed) == typed
+
+
+def test_latest_run_of_a_sweep_is_the_same_when_it_goes_on(tmp_path):
+    folder = run.RunFolder.claim(tmp_path / "x" / "20260101-000000")
+    folder.describe({}, {})
+    write_text("", folder.path / "checkpoints" / "last.ckpt")
+    typed = ["task=embed", "run=latest,other", f"outputs={tmp_path}"]
+    assert _with_named_runs(typed)[1] == f"run={folder.path},other"
+    assert _with_named_runs(["run=other"]) == ["run=other"]
+
+
+def test_torchrun_does_not_run_a_sweep_in_each_of_its_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    _refuse_where_it_runs(["seed=1"], sweeps=False)
+    with pytest.raises(ValueError, match="torchrun"):
+        _refuse_where_it_runs(["-m", "seed=1,2"], sweeps=True)
+
+
+@pytest.mark.parametrize("typed", ["hydra/launcher=slurm", "hydra/sweeper=study", "hydra.sweeper.n_jobs=2"])
+def test_what_starts_jobs_is_refused_where_there_are_none(typed):
+    with pytest.raises(ValueError, match="Add -m"):
+        _refuse_where_it_runs([typed, "seed=1"], sweeps=False)
 
 
 @pytest.mark.slow
@@ -180,11 +226,101 @@ def test_two_sweeps_of_one_second_do_not_share_a_folder(tmp_path):
     assert sweep.claim(sweep.Plan(first, "train", ["seed=1", "hydra.sweeper.n_jobs=2"], {}), anew=False).folder == first
 
 
+class Recorder:
+    """A launcher whose jobs take a moment, and note that they ran."""
+
+    def launch(self, batch: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Run one job as a command does: its folder is claimed, and says how it ended."""
+        folder = Path(batch[0][0].partition("=")[2])
+        with open(folder / "ran.txt", "a") as ran:
+            claimed = run.RunFolder.claim(folder / str(initial_job_idx), exactly=True)
+            ran.write(f"{initial_job_idx}\n")
+        time.sleep(0.1)
+        claimed.set("completed", metrics={})
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value={})]
+
+
+def test_two_processes_on_one_sweep_run_every_job_once(tmp_path):
+    plan = sweep.Plan(tmp_path, "train", [], {number: [f"name={tmp_path}"] for number in range(4)})
+    plan.write()
+    fork = multiprocessing.get_context("fork")
+    both = [fork.Process(target=run_missing, args=(plan, Recorder(), 1)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
+    assert sorted((tmp_path / "ran.txt").read_text().split()) == ["0", "1", "2", "3"]
+    assert list(sweep.index(tmp_path)["state"]) == ["completed"] * 4
+    assert not list(tmp_path.glob("*_2"))
+
+
+def test_job_whose_claim_was_cut_short_begins_anew(tmp_path):
+    """As a file system without hard links may leave it."""
+    sweep.Plan(tmp_path, "train", [], {0: []}).write()
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "status.json").touch()
+    assert list(sweep.index(tmp_path)["state"]) == ["lost"]
+    sweep.clear(tmp_path / "0")
+    assert run.RunFolder.claim(tmp_path / "0", exactly=True).path == tmp_path / "0"
+
+
+def test_results_below_a_run_are_found_when_the_outputs_were_moved(tmp_path):
+    job, results = tmp_path / "old" / "sweeps" / "x" / "0", tmp_path / "old" / "wells" / "y" / "process"
+    for folder in (job, results):
+        folder.mkdir(parents=True)
+    sweep.point(job, results)
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert sweep.job_folder(tmp_path / "new" / "sweeps" / "x", 0) == tmp_path / "new" / "wells" / "y" / "process"
+
+
+def test_jobs_go_on_when_their_index_cannot_be_written(tmp_path, monkeypatch, caplog):
+    sweep.Plan(tmp_path, "train", [], {0: []}).write()
+    monkeypatch.setattr(sweep, "write_csv", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    sweep.write_index(tmp_path)
+    assert "could not be written ([Errno 28] No space left on device)" in caplog.text
+
+
+def test_sweep_goes_on_with_its_plugins(command, stores_folder, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from microlatent import config, schemas\nconfig.register('model', 'mine', schemas.VQVAEConfig, 'own:none')\n"
+    )
+    arguments = ["plugins=[own]", "model=mine", f"data.store={stores_folder}", "seed=1"]
+    sweep.Plan(folder := tmp_path / "sweep", "train", arguments, {0: arguments}).write()
+    run.RunFolder.claim(folder / "0").set("completed", metrics={})
+    done = command("train", f"resume={folder}", PYTHONPATH=f"{ROOT / 'src'}{os.pathsep}{ROOT}{os.pathsep}{tmp_path}")
+    assert "1 of 1 jobs are done; 0 are to run" in done.stderr
+
+
+@pytest.mark.slow
+def test_interrupted_check_of_the_jobs_ends_at_once_and_leaves_nothing(begin, tmp_path):
+    process = begin("-m", "data.root=demo", "seed=range(0,2000)")
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert "Traceback" not in (tmp_path / "said.txt").read_text()
+    assert not list(tmp_path.glob("outputs/**/*.yaml"))
+
+
+TWO_JOBS = ("-m", "trainer.epochs=40,1", *SMALL)  # the first lasts long enough to be stopped, the second not longer than it must
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(stores_folder, tmp_path_factory):
+    """Return the history that the first job of ``TWO_JOBS`` ends with when nothing stops it."""
+    from tests.forks import in_fork
+
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    env = {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "HOME": str(folder / "home")}
+    done = in_fork("train", (f"data.store={stores_folder}", "trainer.epochs=40", *SMALL), folder, env)
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("outputs/*/*/history.csv"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_stopped_sweep_saves_its_job_and_goes_on_from_there(begin, command, stores_folder, tmp_path, how):
-    options = [f"data.store={stores_folder}", "seed=1,2", "trainer.epochs=60", *SMALL]
-    process = begin("-m", *options)
+def test_stopped_sweep_saves_its_job_and_goes_on_from_there(begin, stores_folder, uninterrupted, tmp_path, how):
+    process = begin(*TWO_JOBS, f"data.store={stores_folder}")
     wait_for_history(tmp_path)
     process.send_signal(how)
     code = process.wait(60)
@@ -200,16 +336,12 @@ def test_stopped_sweep_saves_its_job_and_goes_on_from_there(begin, command, stor
     done = begin(f"resume={path}")
     assert done.wait(240) == 0, (tmp_path / "said.txt").read_text()
     assert list(sweep.index(path)["state"]) == ["completed"] * 2
-    command("train", *[one if one != "seed=1,2" else "seed=1" for one in options], "name=whole")
-    whole = next(tmp_path.glob("outputs/whole/*/history.csv"))
-    from microlatent.tracking import differing_history
-
-    assert differing_history(whole, path / "0" / "history.csv") is None
+    assert differing_history(uninterrupted, path / "0" / "history.csv") is None
 
 
 @pytest.mark.slow
 def test_killed_job_is_lost_alone_and_is_continued(begin, stores_folder, tmp_path):
-    process = begin("-m", f"data.store={stores_folder}", "seed=1,2", "trainer.epochs=60", *SMALL)
+    process = begin(*TWO_JOBS, f"data.store={stores_folder}")
     wait_for_history(tmp_path)
     path = only_sweep(tmp_path)
     os.kill(run.read_status(path / "0")["pid"], signal.SIGKILL)
@@ -218,5 +350,5 @@ def test_killed_job_is_lost_alone_and_is_continued(begin, stores_folder, tmp_pat
     assert list(sweep.index(path)["state"]) == ["lost", "completed"]
     again = begin(f"resume={path}")
     assert again.wait(240) == 0, (tmp_path / "said.txt").read_text()
-    assert len(pd.read_csv(path / "0" / "history.csv")) == 60
+    assert len(pd.read_csv(path / "0" / "history.csv")) == 40
     assert not list(path.glob("0-*"))

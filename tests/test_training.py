@@ -18,12 +18,15 @@ import yaml
 
 from microlatent import checkpoint, config, evaluation, resume, run, training
 from microlatent.command import carry_out
+from microlatent.evaluation import leave_figures
 from microlatent.experiment import load_trained
 from microlatent.losses import Losses
 from microlatent.signals import Interrupted
 from microlatent.tracking import NullTracker, differing_history
 from microlatent.training_state import FiniteGuard
 from tests.conftest import composed
+
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -38,12 +41,6 @@ def arguments(stores_folder, tmp_path):
     return [f"data.store={stores_folder}", f"outputs={tmp_path / 'outputs'}", "name=test", *SMALL]
 
 
-@pytest.fixture(autouse=True)
-def without_figures(monkeypatch):
-    """Leave out what is half of the time; one test undoes it."""
-    monkeypatch.setattr(evaluation, "leave_figures", lambda *_: None)
-
-
 @pytest.fixture
 def fit(compose, arguments):
     """Return a function that trains in this process and returns the run folder."""
@@ -56,7 +53,7 @@ def fit(compose, arguments):
 
 
 @pytest.fixture(scope="module")
-def trained(stores_folder, tmp_path_factory) -> Path:
+def trained(without_figures, stores_folder, tmp_path_factory) -> Path:
     """Train for an epoch, with seed 5, for tests that only read the run."""
     outputs = tmp_path_factory.mktemp("trained") / "outputs"
     typed = [f"data.store={stores_folder}", f"outputs={outputs}", "trainer.epochs=1", "seed=5", *SMALL]
@@ -68,7 +65,7 @@ def history(folder: Path) -> pd.DataFrame:
 
 
 def test_run_folder_is_complete_and_its_status_true(fit, monkeypatch):
-    monkeypatch.undo()
+    monkeypatch.setattr(evaluation, "leave_figures", leave_figures)
     folder = fit("trainer.epochs=2", "trainer.checkpoint_every=1", "trainer.num_reconstructions=3")
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names >= {
@@ -287,7 +284,7 @@ def test_evaluation_leaves_weights_and_statistics_alone(trained):
     ],
 )
 def test_options_of_the_loop_train(fit, options):
-    losses = history(fit("trainer.epochs=4", "trainer.lr=0.01", *options))
+    losses = history(fit("trainer.epochs=3", "trainer.lr=0.01", *options))
     assert losses["train_recon"].iloc[-1] < losses["train_recon"].iloc[0]
     if "trainer.lr_schedule=cosine" in options:
         assert losses["lr"].iloc[-1] < 0.1 * losses["lr"].iloc[0]
@@ -303,9 +300,13 @@ def test_monitored_term_chooses_the_best_epoch_and_a_wrong_one_is_named(fit):
 
 @pytest.mark.slow
 def test_early_stopping_counts_epochs_without_improvement(fit):
-    losses = history(fit("trainer.epochs=40", "trainer.patience=2", "trainer.lr=1e-12"))
+    folder = fit("trainer.epochs=40", "trainer.patience=2", "trainer.lr=1e-12")
+    losses = history(folder)
     best = losses["val_total"].idxmin()
     assert len(losses) == best + 3 < 40
+    settings = config.settle({**run.read_config(folder), "resume": str(folder)}, "train")  # as if killed before its last numbers
+    carry_out(settings, [], resumed=folder)
+    assert len(history(folder)) == len(losses)
 
 
 def test_epochs_zero_keeps_given_weights_as_a_run(fit, trained):

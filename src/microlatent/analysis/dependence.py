@@ -129,7 +129,8 @@ class Paired(NamedTuple):
 
     def of(self, x: NDArray, targets: NDArray) -> NDArray:
         """Return the metric of one dimension (n,) with each of a block of targets (b, n), NaN where a point has none."""
-        x = np.asarray(x, np.float64)
+        # A kernel is compiled for every kind of array that it meets: seconds at first use, so all are made of one kind.
+        x, targets = (np.require(values, np.float64, "CW") for values in (x, targets))
         if not varying(x):
             return np.full(len(targets), np.nan)
         if self.metric == "mi":
