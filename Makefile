@@ -19,11 +19,11 @@ demo: $(VENV)/.ready  ## simulate specimens, run the main jobs, compare with wha
 	@$(PYTHON) scripts/demo.py --outputs $(OUTPUTS) $(SYSTEM)
 
 test: $(VENV)/.ready  ## the fast tests
-	@scripts/setup_browser.sh
+	@scripts/setup_browser.sh $(VENV)
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m "not slow"
 
 test-all: $(VENV)/.ready  ## all tests: slow ones and real data too
-	@scripts/setup_browser.sh
+	@scripts/setup_browser.sh $(VENV)
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 
 lint: $(VENV)/.ready  ## ruff: rules and format

@@ -87,7 +87,8 @@ def run(system: str, outputs: Path, console: Console) -> None:
         folder = max((outputs / f"{system}-demo").glob("*/process")).parent
     REPORTS[system](folder, console)
     console.print("Figures, and a page that has them all:")
-    for path in sorted({*folder.glob("**/figures/*.png"), *folder.glob("cluster/*.png"), *folder.glob("report/*.html")}):
+    kept = (path for path in folder.glob("**/figures/*.png") if "wandb" not in path.parts)  # W&B has copies
+    for path in sorted({*kept, *folder.glob("cluster/*.png"), *folder.glob("report/*.html")}):
         console.print(f"  {path}", soft_wrap=True)
     console.print(f"\nwhole demo of {system}: {time.perf_counter() - started:.0f} s")
 
@@ -152,7 +153,17 @@ def report_kikuchi(run: Path, console: Console) -> None:
 
 def report_sweeps(sweep: Path, console: Console) -> None:
     """Print what compare found between latent dimensions, over seeds."""
-    console.print((sweep / "compare" / "tables" / "compare.md").read_text())
+    found = pd.read_csv(sweep / "compare" / "tables" / "compare.csv").set_index(["configuration", "metric"])
+    title = "Four short runs: mean and standard deviation over two seeds (compare.md has intervals of the differences)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("configuration")
+    metrics = ("best_score", "val_explained_variance", "parameters")
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    for name in found.index.unique("configuration"):
+        rows = [found.loc[(name, metric)] for metric in metrics]
+        table.add_row(name, *(f"{row['mean']:.2f} ± {row['std']:.2f}" if row["std"] else f"{row['mean']:.0f}" for row in rows))
+    console.print(table)
 
 
 REPORTS = {"wells": report_wells, "partitions": report_partitions, "kikuchi": report_kikuchi, "sweeps": report_sweeps}

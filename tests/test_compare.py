@@ -299,6 +299,23 @@ def test_task_leaves_tables_and_figures_that_agree(two_families, compose, tmp_pa
     assert task.rehearse(chosen, out).writes[0] == str(out / "tables" / "compare.csv")
 
 
+def test_nothing_of_an_earlier_comparison_stays_beside_a_later_one(two_families, compose, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(figures, "DPI", 30)
+    caplog.set_level(logging.INFO, logger="microlatent")
+    plan = {"entry": "train", "arguments": [], "jobs": {number: [f"seed={number}"] for number in (1, 2, 3)}}
+    (two_families / "sweep.yaml").write_text(yaml.safe_dump(plan))
+    for number in (1, 2, 3):
+        (two_families / f"vae{number}").rename(two_families / str(number))
+    given = ["task=compare", f"task.runs=[{two_families}]", f"outputs={tmp_path / 'outputs'}"]
+    _, out = carry_out(compose("analyze", *given), [])
+    assert "best_score (lower" in (out / "log.txt").read_text()
+    carry_out(compose("analyze", *given, "task.objectives={seconds: minimize}"), [])
+    assert "best_score (lower" not in (out / "log.txt").read_text()
+    with pytest.raises(ValueError, match=r"task\.reference"):
+        carry_out(compose("analyze", *given, "task.reference=other"), [])
+    assert not list(out.glob("tables/*"))
+
+
 @pytest.mark.slow
 def test_a_number_that_none_of_those_drawn_has_leaves_its_panel_empty(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "DPI", 30)

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -104,7 +105,7 @@ def test_list_says_of_every_run_what_it_is_and_how_far(serve):
 def test_jobs_stand_below_their_sweep_also_those_that_have_not_begun(serve):
     rows = listed(serve)["rows"]
     sweep = rows["sweeps/20260301-130000"]
-    assert (sweep["state"], sweep["done"], sweep["total"], sweep["score"]) == ("pending", 2, 3, 0.4)
+    assert (sweep["state"], sweep["reason"], sweep["done"], sweep["total"], sweep["score"]) == ("pending", "", 2, 3, 0.4)
     jobs = {key: (row["label"], row["state"]) for key, row in rows.items() if row["parent"] == sweep["key"]}
     assert jobs == {f"sweeps/20260301-130000/{n}": (f"{n}  seed={n}", "completed" if n < 2 else "pending") for n in range(3)}
 
@@ -270,6 +271,16 @@ def test_body_of_a_request_is_not_taken_for_the_next_one(serve):
         inner = b"GET /runs.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
         connection.sendall(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
         assert connection.makefile().read().count("HTTP/1.1 ") == 1
+
+
+def test_browser_that_goes_away_is_no_news(serve, capfd):
+    for sent in (b"GET / HT", b"GET /runs.json HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+        with socket.create_connection(serve.server_address, timeout=10) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed
+            connection.sendall(sent)
+            time.sleep(0.02)
+    assert ask(serve, "/")[0].status == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_malformed_request_is_answered_with_a_page(serve):

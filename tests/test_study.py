@@ -209,6 +209,18 @@ def test_trial_of_a_killed_process_is_lost_and_its_values_are_tried_once_more(tr
     assert after.ask()[1] != values, "they may be what kills it"
 
 
+def test_trial_that_never_began_leaves_no_pending_row(trials, described):
+    def dies_before_its_run() -> None:
+        number, _ = Trials(study.join(described(), described.folder, 0), SPACE, 4, described.folder).ask()
+        sweep.add_job(described.folder, number, ["seed=1"])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    in_processes(dies_before_its_run)
+    assert list(sweep.index(described.folder)["state"]) == ["pending"]
+    assert trials().ask()[0] == 1, "its values are tried again"
+    assert len(sweep.index(described.folder)) == 0
+
+
 def test_interrupted_trial_goes_on_under_its_new_number(trials):
     mine = trials()
     number, values = mine.ask()
@@ -435,7 +447,7 @@ def wait_until(is_so, seconds: float = 240.0) -> None:
 
 @pytest.mark.slow
 def test_killed_study_goes_on_and_loses_at_most_the_trial_in_flight(begin, stores_folder, tmp_path):
-    options = [*small_study(stores_folder, "n_trials=3", "pruner=none"), "trainer.epochs=8"]
+    options = [*small_study(stores_folder, "n_trials=2", "pruner=none"), "trainer.epochs=8"]
     first = begin(*options)
     wait_until(lambda: list(tmp_path.glob("outputs/sweeps/*/1/history.csv")))
     first.kill()
@@ -444,10 +456,10 @@ def test_killed_study_goes_on_and_loses_at_most_the_trial_in_flight(begin, store
     again = begin(*(f"resume={folder}",))
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
-    assert "3 of 3 trials (3 complete, 1 interrupted)" in output
+    assert "2 of 2 trials (2 complete, 1 interrupted)" in output
     table = pd.read_csv(folder / sweep.INDEX)
-    assert list(table["job"]) == [0, 2, 3], "trial 1 has got another number"
-    assert list(table["state"]) == ["completed"] * 3
+    assert list(table["job"]) == [0, 2], "trial 1 has got another number"
+    assert list(table["state"]) == ["completed"] * 2
     for number in table["job"]:
         assert list(pd.read_csv(folder / str(number) / "history.csv")["epoch"]) == list(range(1, 9))
     assert "Trial 1 goes on as trial" in output

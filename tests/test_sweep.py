@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 
 from microlatent import run
-from microlatent.command import _refuse_where_it_runs, _with_named_runs
+from microlatent.arguments import completed
 from microlatent.files import write_text
 from microlatent.sweeps import sweep
 from microlatent.sweeps.sweeper import deferred, grid, run_missing, split
@@ -179,32 +179,39 @@ def test_latest_run_of_a_sweep_is_the_same_when_it_goes_on(tmp_path):
     folder.describe({}, {})
     write_text("", folder.path / "checkpoints" / "last.ckpt")
     typed = ["task=embed", "run=latest,other", f"outputs={tmp_path}"]
-    assert _with_named_runs(typed)[1] == f"run={folder.path},other"
-    assert _with_named_runs(["run=other"]) == ["run=other"]
+    assert completed("analyze", ["-m", *typed])[2] == f"run={folder.path},other"
+    assert completed("analyze", ["-m", "run=other"]) == ["-m", "run=other"]
 
 
 def test_torchrun_does_not_run_a_sweep_in_each_of_its_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    _refuse_where_it_runs(["seed=1"], sweeps=False)
+    assert completed("train", ["seed=1"]) == ["seed=1"]
     with pytest.raises(ValueError, match="torchrun"):
-        _refuse_where_it_runs(["-m", "seed=1,2"], sweeps=True)
+        completed("train", ["-m", "seed=1,2"])
 
 
 @pytest.mark.parametrize("typed", ["hydra/launcher=slurm", "hydra/sweeper=study", "hydra.sweeper.n_jobs=2"])
 def test_what_starts_jobs_is_refused_where_there_are_none(typed):
     with pytest.raises(ValueError, match="Add -m"):
-        _refuse_where_it_runs([typed, "seed=1"], sweeps=False)
+        completed("train", [typed, "seed=1"])
 
 
 @pytest.mark.slow
 def test_sweep_of_one_run_keeps_every_result(command, stores_folder):
     command("train", f"data.store={stores_folder}", "trainer.epochs=0", "name=x", *SMALL)
     command("infer", "task=process", "run=latest", "logger=csv", "trainer.threads=1")
-    command("analyze", "-m", "task=embed", "run=latest", "task.components=2,3", "task.umap=false", "logger=csv", "task.probes=[]")
+    twice = ("-m", "task=embed", "run=latest", "task.components=2,3", "task.umap=false", "logger=csv", "task.probes=[]")
+    said = command("analyze", *twice, "check=true").stdout
+    assert "/0/latents.h5ad" in said
+    assert not (command.folder / "outputs" / "sweeps").exists()
+    command("analyze", *twice)
     path = only_sweep(command.folder)
     table = pd.read_csv(path / sweep.INDEX)
     assert list(table["components"]) == [2, 3]
     assert all((path / str(number) / "latents.h5ad").is_file() for number in table["job"])
+    assert "latest" not in " ".join(sweep.read_plan(path).arguments), "another run may be the latest when it goes on"
+    command("analyze", "-m", "task=report", f"run={path / '0'},{path}", "hydra.sweep.dir=reports")
+    assert list(sweep.index(command.folder / "reports")["state"]) == ["completed"] * 2
 
 
 def test_index_is_true_while_jobs_run_and_after_they_are_gone(tmp_path):
@@ -326,10 +333,9 @@ def test_stopped_sweep_saves_its_job_and_goes_on_from_there(begin, stores_folder
     code = process.wait(60)
     assert code == {signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}[how]
     path = only_sweep(tmp_path)
-    deadline = time.time() + 30  # a killed sweep's job is told by the system, and saves
-    while (state := run.read_status(path / "0")["state"]) == "running" and time.time() < deadline:
+    deadline = time.time() + 60  # a killed sweep's job is told by the system, saves, and writes the index
+    while list(pd.read_csv(path / sweep.INDEX)["state"]) != ["interrupted", "pending"] and time.time() < deadline:
         time.sleep(0.05)
-    assert state == "interrupted"
     assert list(sweep.index(path)["state"]) == ["interrupted", "pending"]
     assert list(pd.read_csv(path / sweep.INDEX)["state"]) == ["interrupted", "pending"]
 

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from microlatent import arguments
 from microlatent.signals import Interrupted, hand_over, raise_on_signals
 
 JOBS_FAILED, BAD_INPUT = 1, 2
@@ -21,15 +22,13 @@ logger = logging.getLogger("microlatent")
 
 def main(entry: str, doc: str) -> None:
     """Run one of the three commands with the arguments of this process."""
-    plugins = _plugins(sys.argv[1:])
-    sys.argv += _data_of_run(sys.argv[1:])
+    raise_on_signals()
     try:
-        sys.argv[1:] = _sweep_again(entry, sys.argv[1:])
-    except USER_ERRORS as error:
+        sys.argv[1:] = typed = arguments.completed(entry, sys.argv[1:])
+    except (*USER_ERRORS, Interrupted) as error:
         sys.exit(_say(error, debugging=False))
-    arguments = sys.argv[1:]
-    sweeps = bool({"-m", "--multirun"} & set(arguments))
-    if {"--help", "-h"} & set(arguments):
+    plugins, sweeps = arguments.plugins(typed), arguments.are_of_a_sweep(typed)
+    if {"--help", "-h"} & set(typed):
         from microlatent.config import load_plugins
         from microlatent.manual import manual
 
@@ -63,67 +62,16 @@ def main(entry: str, doc: str) -> None:
             _log_to_console()
             # Jobs on other machines unpickle hydra_plugins/, which stands beside the three commands.
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (sys.path[0], os.environ.get("PYTHONPATH"))))
-            sys.argv[1:] = deferred(arguments)
+            sys.argv[1:] = deferred(typed)
         hydra.main(config_path=str(config.CONF), config_name=entry, version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {manual.explain(error, [a for a in arguments if not a.startswith('-')], entry)}", file=sys.stderr)
+        print(f"error: {manual.explain(error, [a for a in typed if not a.startswith('-')], entry)}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except JobsFailed as failed:
         print(f"error: {failed}", file=sys.stderr)
         sys.exit(JOBS_FAILED)
     except (*USER_ERRORS, Interrupted) as error:
         sys.exit(_say(error, debugging))
-
-
-def _plugins(arguments: list[str]) -> list[str]:
-    """Read plugins=[a,b] before anything is composed: what they register must be there by then."""
-    typed = next((a.split("=", 1)[1] for a in arguments if a.lstrip("+").startswith("plugins=")), "")
-    return [name.strip(" '\"") for name in typed.strip("[]").split(",") if name.strip()]
-
-
-def _data_of_run(arguments: list[str]) -> list[str]:
-    """Return data=<name> of the run, in a sweep of the first, where the user leaves it out: maps and cluster depend on it."""
-    from microlatent import run
-
-    typed = {key.lstrip("+"): value for key, _, value in (argument.partition("=") for argument in arguments)}
-    if "run" not in typed or typed.keys() & {"data", "experiment"}:
-        return []
-    try:
-        folder = run.find(typed["run"].split(",")[0], typed.get("outputs", "outputs"), typed.get("name"))
-        return [f"data={run.read_config(folder)['data']['name']}"]
-    except USER_ERRORS:
-        return []  # said again, with its reason, when the run is opened
-
-
-def _sweep_again(entry: str, arguments: list[str]) -> list[str]:
-    """Return the arguments of the sweep that ``resume=`` names, which runs what it lacks; else the arguments as they are.
-
-    Raises
-    ------
-    ValueError
-        Something else was typed that would change what the sweep is.
-    """
-    from microlatent.sweeps import slurm, sweep
-
-    others = [argument for argument in arguments if argument not in ("-m", "--multirun")]
-    folder = next((Path(argument.split("=", 1)[1]) for argument in others if argument.startswith("resume=")), None)
-    if folder is None or not sweep.is_sweep(folder):
-        return arguments
-    plan = sweep.read_plan(folder)
-    if waiting := slurm.queued(folder):
-        raise ValueError(
-            f"resume={folder}: jobs {', '.join(waiting)} of this sweep are in SLURM's queue and go on by themselves. Wait, or "
-            f"end them first: scancel {' '.join(waiting)}"
-        )
-    if plan.entry != entry:
-        raise ValueError(f"resume={folder} is a sweep of {plan.entry}.py. Type: python {plan.entry}.py resume={folder}")
-    changes = [argument for argument in others if not argument.startswith("resume=")]
-    if refused := [argument for argument in changes if not argument.startswith(("hydra.", "hydra/launcher="))]:
-        raise ValueError(
-            f"resume={folder} goes on with that sweep as it was asked for, so {', '.join(refused)} cannot be changed. Leave it "
-            "out (hydra/launcher, hydra.sweeper.n_jobs and hydra.sweeper.n_trials may change), or start a new sweep."
-        )
-    return [*plan.arguments, *changes, f"hydra.sweep.dir='{plan.folder}'", "-m"]
 
 
 def _say(error: Exception, debugging: bool) -> int:
@@ -226,17 +174,20 @@ def carry_out(
         _print_rehearsal(task.rehearse(settings, intended))
         return None, None
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        job, kept = sweep_job or resumed, None
         if config.reviews(settings.task.name):
             folder = run.RunFolder.replace(intended)
-            return _in_folder(task, settings, overrides, folder, resumed=False), folder.path
-        kept = run.set_aside(intended) if settings.run and intended != sweep_job else None
-        folder = _claim(intended, resumed)
-        try:
-            with sweep.indexed(sweep_job or resumed, folder.path):
+        else:
+            kept = run.set_aside(intended) if settings.run and intended != sweep_job else None
+            folder = _claim(intended, resumed, exactly=intended == sweep_job)
+        with sweep.indexed(job, folder.path):
+            try:
                 return _in_folder(task, settings, overrides, folder, resumed is not None), folder.path
-        except BaseException:
-            run.put_back(folder.path, kept)
-            raise
+            except BaseException:
+                failed = run.put_back(folder.path, kept)
+                if sweep_job is not None and failed != folder.path:
+                    sweep.point(sweep_job, failed)
+                raise
 
     if settings.task.name != "train":
         raise ValueError(
@@ -299,10 +250,14 @@ def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resu
     return numbers
 
 
-def _claim(intended: Path, resumed: Path | None) -> Any:
+def _claim(intended: Path, resumed: Path | None, *, exactly: bool = False) -> Any:
+    from filelock import FileLock
+
     from microlatent import run
 
-    if resumed is not None:
+    if resumed is None:
+        return run.RunFolder.claim(intended, exactly=exactly)
+    with FileLock(resumed / ".lock", timeout=60):  # two may want to go on with it in the same second
         status = run.read_status(resumed)
         if status.get("state") == "running":
             raise ValueError(
@@ -311,8 +266,7 @@ def _claim(intended: Path, resumed: Path | None) -> Any:
             )
         folder = run.RunFolder(resumed)
         folder.set("running", resumed=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-        return folder
-    return run.RunFolder.claim(intended)
+    return folder
 
 
 def _intended(settings: Any, sweep_job: Path | None) -> Path:

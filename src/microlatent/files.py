@@ -43,6 +43,26 @@ def same_file(source: str | Path, path: str | Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def create_text(text: str, path: str | Path) -> bool:
+    """Write a text file whole, unless there is one; of several processes that try, one is told True."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    write_text(text, temporary)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
 def write_text(text: str, path: str | Path) -> None:
     """Write UTF-8 text atomically."""
     with atomic(path) as temporary:

@@ -15,6 +15,14 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
     """Say a composition error in the user's words: key, value, what is allowed, nearest match."""
     text = str(error)
     cause = str(error.__cause__ or "")
+    if typed := _unreadable(overrides):
+        key, separator, value = typed.partition("=")
+        if not separator:
+            return f"{typed} is no setting. Settings are written key=value, such as seed=1."
+        return (
+            f"{typed} cannot be read. A value with brackets, equals signs or letters beyond a-z stands in quotes, those of the "
+            f'shell around all of it: "{key}=\'{value}\'". A list is written so: "{key}=[a,b]".'
+        )
     if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Error merging override '?([^'\s=]+)", text):
         key = match.group(1).lstrip("+~")
         group, _, leaf = key.partition(".")
@@ -58,6 +66,19 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
         hint = " A choice of your own needs plugins=[your.module] on the same command line." if group in ("model", "data") else ""
         return f"{group}={name} does not exist. {nearest(name, allowed)}{hint}"
     return text + (f"\n{cause}" if cause and cause not in text else "")
+
+
+def _unreadable(overrides: list[str]) -> str | None:
+    """Return the first override that is not of Hydra's grammar."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for override in overrides:
+        try:
+            OverridesParser.create().parse_override(override)
+        except HydraException:
+            return override
+    return None
 
 
 def meanings(schema: type) -> dict[str, str]:

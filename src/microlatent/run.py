@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import Any
 import psutil
 import yaml
 
-from microlatent.files import write_json, write_text
+from microlatent.files import create_text, write_json, write_text
 from microlatent.sweeps import slurm
 
 
@@ -45,20 +44,24 @@ class RunFolder:
         self.path = path.absolute()
 
     @classmethod
-    def claim(cls, path: Path) -> RunFolder:
-        """Claim a folder for this process alone; if another process has it, claim the same name with a suffix."""
+    def claim(cls, path: Path, *, exactly: bool = False) -> RunFolder:
+        """Claim a folder for this process alone; if another process has it, claim the same name with a suffix.
+
+        Raises
+        ------
+        ValueError
+            Another process has it, and it must be this one ``exactly``.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         for number in range(1, 10_000):
             candidate = path if number == 1 else path.with_name(f"{path.name}_{number}")
             candidate.mkdir(exist_ok=True)
-            try:
-                # Creating the status exclusively is the claim: mkdir alone would not do, since Hydra makes a sweep's folders.
-                os.close(os.open(candidate / "status.json", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            except FileExistsError:
-                continue
             folder = cls(candidate)
-            folder.set("running")
-            return folder
+            # The status is the claim: mkdir alone would not do, since Hydra makes a sweep's folders.
+            if create_text(json.dumps(_status("running", {}), indent=2), folder.path / "status.json"):
+                return folder
+            if exactly:
+                raise ValueError(f"{path} has just been begun by another process, and is left to it.")
         raise ValueError(f"{path} and ten thousand names like it are taken. Clean the outputs folder or set name=<another>.")
 
     @classmethod
@@ -73,31 +76,15 @@ class RunFolder:
         if read_status(path).get("state") == "running":
             raise ValueError(f"{path} is being written by another process. Wait for it, or stop it.")
         path.mkdir(parents=True, exist_ok=True)
-        (path / "status.json").unlink(missing_ok=True)
+        for name in ("status.json", "log.txt"):  # what an earlier one said would stand beside what this one says
+            (path / name).unlink(missing_ok=True)
         folder = cls(path)
         folder.set("running")
         return folder
 
     def set(self, state: str, **facts: Any) -> None:
         """Write the status: running, completed, pruned, interrupted, failed or lost, with facts such as step and reason."""
-        old = read_status(self.path)
-        process, now = psutil.Process(), datetime.now().astimezone()
-        seconds = old.get("seconds", 0.0)
-        if old.get("state") == "running" and old.get("pid") == process.pid:  # or nobody worked since
-            seconds += (now - datetime.fromisoformat(old["updated"])).total_seconds()
-        status = {
-            "state": state,
-            "started": old.get("started") or now.isoformat(timespec="milliseconds"),
-            "updated": now.isoformat(timespec="milliseconds"),
-            "seconds": round(seconds, 3),  # worked, without the time between an interruption and its continuation
-            "host": socket.gethostname(),
-            "pid": process.pid,
-            "process_started": process.create_time(),
-            **slurm.here(),
-            **{key: old[key] for key in ("epoch", "step") if key in old},
-            **facts,
-        }
-        write_json(status, self.path / "status.json")
+        write_json(_status(state, read_status(self.path)) | facts, self.path / "status.json")
 
     def describe(self, config: dict[str, Any], provenance: dict[str, Any], overrides: list[str] | None = None) -> None:
         """Write the resolved configuration, the birth certificate and, where a command begins, what was typed."""
@@ -107,13 +94,34 @@ class RunFolder:
         write_json(provenance, self.path / "provenance.json")
 
 
+def _status(state: str, old: dict[str, Any]) -> dict[str, Any]:
+    """Return the status of a run that this process works on, from what it was before."""
+    process, now = psutil.Process(), datetime.now().astimezone()
+    seconds = old.get("seconds", 0.0)
+    if old.get("state") == "running" and old.get("pid") == process.pid:  # or nobody worked since
+        seconds += (now - datetime.fromisoformat(old["updated"])).total_seconds()
+    return {
+        "state": state,
+        "started": old.get("started") or now.isoformat(timespec="milliseconds"),
+        "updated": now.isoformat(timespec="milliseconds"),
+        "seconds": round(seconds, 3),  # worked, without the time between an interruption and its continuation
+        "host": socket.gethostname(),
+        "pid": process.pid,
+        "process_started": process.create_time(),
+        **slurm.here(),
+        **{key: old[key] for key in ("epoch", "step") if key in old},
+    }
+
+
 def read_status(path: Path) -> dict[str, Any]:
     """Return a run's status; a run that says running but whose process is gone on this host is ``lost``."""
     try:
-        status = json.loads((path / "status.json").read_text() or "{}")
+        status = json.loads((path / "status.json").read_text())
     except FileNotFoundError:
         return {}
-    except ValueError:  # cut short, or no text
+    except (ValueError, RecursionError):
+        status = None
+    if not isinstance(status, dict):  # cut short, or not as a run wrote it
         return {"state": "lost", "reason": "status.json cannot be read"}
     if status.get("state") == "running" and slurm.is_gone(status):
         reason = f"its SLURM job {status['slurm_job']} ended without a word (killed, out of memory, or its node failed)"
@@ -222,16 +230,22 @@ def set_aside(path: Path) -> Path | None:
         raise ValueError(f"{path} is being written by another process. Wait for it, or stop it.")
     started = read_status(path).get("started", time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(path.stat().st_mtime)))
     stamp = "".join(c for c in started[:19] if c.isdigit())
-    target = path.with_name(f"{path.name}-{stamp[:8]}-{stamp[8:]}")
-    number = 2
-    while target.exists():
-        target, number = path.with_name(f"{path.name}-{stamp[:8]}-{stamp[8:]}_{number}"), number + 1
-    path.rename(target)
-    return target
+    return path.rename(free_name(path.with_name(f"{path.name}-{stamp[:8]}-{stamp[8:]}")))
 
 
-def put_back(path: Path, kept: Path | None) -> None:
-    """After a failure give the older result its name back; the failed one stays beside it."""
-    if kept is not None:
-        path.rename(path.with_name(f"{path.name}-failed-{time.strftime('%Y%m%d-%H%M%S')}"))
-        kept.rename(path)
+def free_name(path: Path) -> Path:
+    """Return a path that nothing has yet: this one, or with a number behind it."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}_{number}")
+    return free
+
+
+def put_back(path: Path, kept: Path | None) -> Path:
+    """After a failure give the older result its name back; the failed one stays beside it, and its folder is returned."""
+    if kept is None:
+        return path
+    failed = path.rename(free_name(path.with_name(f"{path.name}-failed-{time.strftime('%Y%m%d-%H%M%S')}")))
+    kept.rename(path)
+    return failed

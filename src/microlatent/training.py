@@ -123,6 +123,9 @@ def fit(
 
     with StopSignals() as stop:
         for epoch in range(position.epoch, trainer.epochs):
+            if trainer.patience and position.since_best >= trainer.patience:  # asked here, so that a run that goes on stops too
+                logger.info("No improvement for %d epochs: stopped after epoch %d.", trainer.patience, position.epoch)
+                break
             model.train()
             started = time.perf_counter() - position.seconds
             plan = evaluation.limited(source.plan("train", epoch, trainer.batch_size, settings.seed), trainer)
@@ -194,9 +197,6 @@ def fit(
             # stop
             if trial and trial.is_hopeless(row, score) and position.epoch < trainer.epochs:
                 raise pruning.Pruned(position.epoch)
-            if trainer.patience and position.since_best >= trainer.patience:
-                logger.info("No improvement for %d epochs: stopped after epoch %d.", trainer.patience, position.epoch)
-                break
     return position
 
 

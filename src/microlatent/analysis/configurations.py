@@ -99,6 +99,7 @@ def in_order(runs: Sequence[Settings], keys: Sequence[str]) -> list[int]:
 
 # ----------------------------------------------------------------------------------------------- units of the numbers
 
+QUALITY = {"best_score": "minimize", "val_explained_variance": "maximize"}  # the first that is one quantity is the objective
 PIXELS = ("data.normalise", "data.arcsinh_cofactor", "data.clip_percentile")
 LIKELIHOOD = ("model family", "model.likelihood", "model.full_var", "model.channel_var", "model.masked_loss", *PIXELS)
 MATCHING = tuple(f"model.matching{part}" for part in ("", "_adjacent", "_track", "_unrelated", "_margin"))

@@ -27,11 +27,13 @@ DATA = ("stores", "specimens")  # folders of outputs/ that hold no runs, but may
 DEEPEST = 8  # folders below outputs/: an experiment's name may hold slashes
 SETTLED_NS = 2_000_000_000  # a folder that changed just now may change again within the clock's resolution
 OLDER_RESULT = re.compile(r"-\d{8}-\d{6}(_\d+)?$")  # process-20261120-173127, set aside when process/ was made again
-DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)  # of files that a run left half-written
+# What files raise that a run left half-written, or that somebody else wrote.
+DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, yaml.YAMLError)
 ORDER = ("running", "failed", "lost", "interrupted", "pending")  # the state of a sweep is the first that any of its jobs has
 WANTED = re.compile(r"^(?:(?:model|data|task|trainer|logger):|  (?:name|epochs|monitor): ).*\n", re.MULTILINE)  # of config.yaml
 NO_FACTS = {"task": None, "model": None, "data": None, "total": None, "monitor": None}
-UNREADABLE = {"state": "lost", "started": None, "updated": None, "seconds": None, "score": None, "done": None, "reason": ""}
+NO_STATE = {"state": "lost", "started": None, "updated": None, "seconds": None, "score": None, "done": None, "reason": ""}
+UNREADABLE = NO_STATE | {"reason": "status.json cannot be read"}
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # six times as fast, where PyYAML was built with it
 
 
@@ -97,10 +99,13 @@ class Inventory:
         listing = self._list(path)
         if listing is None:
             return
-        if listing.is_sweep and depth:
-            found |= {row["key"]: row for row in self._sweep(path)}
-        elif listing.is_run and depth:
-            found[str(self._key(path))] = self._run(path, listing)
+        if depth and (listing.is_sweep or listing.is_run):
+            try:
+                rows = self._sweep(path) if listing.is_sweep else [self._run(path, listing)]
+            except DAMAGE as error:  # one that cannot be read hides no other
+                kind = "sweep" if listing.is_sweep else "run"
+                rows = [self._unread(path, kind) | {"state": "lost", "reason": f"cannot be read: {error}"}]
+            found |= {row["key"]: row for row in rows}
         elif depth < DEEPEST:
             for name in listing.folders if depth else [one for one in listing.folders if one not in DATA]:
                 self._walk(f"{path}/{name}", depth + 1, found)
@@ -116,9 +121,9 @@ class Inventory:
                 folders, names = [], set()
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        if not entry.name.startswith(".") and not entry.name.endswith(".zarr"):
+                        if is_shown(entry.name) and not entry.name.endswith(".zarr"):
                             folders.append(entry.name)
-                    elif entry.name in ("status.json", sweep.PLAN):
+                    elif entry.name in ("status.json", sweep.PLAN) and entry.is_file():
                         names.add(entry.name)
         except OSError:
             self._listings.pop(path, None)
@@ -153,12 +158,13 @@ class Inventory:
             state = self._cached(f"{path}/status.json", read_state, UNREADABLE)
         return state
 
+    def _unread(self, path: str, kind: str) -> dict[str, Any]:
+        """Return the row of what has no files yet, or damaged ones."""
+        return {"key": self._key(path), "kind": kind, "parent": None, "label": "", "steps": [], **NO_FACTS, **NO_STATE}
+
     def _run(self, path: str, listing: Listing) -> dict[str, Any]:
         row = {
-            "key": self._key(path),
-            "kind": "run",
-            "parent": None,
-            "label": "",
+            **self._unread(path, "run"),
             **self._cached(f"{path}/config.yaml", read_facts, NO_FACTS),
             **self._state(path),
             "steps": self._steps(path, listing),
@@ -179,35 +185,22 @@ class Inventory:
     def _sweep(self, path: str) -> list[dict[str, Any]]:
         """Return the rows of a sweep and of its jobs, those without a folder too."""
         plan, labels = self._cached(f"{path}/{sweep.PLAN}", read_plan, (None, {}))
+        if plan is None:
+            raise ValueError(f"{sweep.PLAN} is damaged")
         jobs = []
-        for job in sorted(plan.jobs) if plan else ():
-            folder = str(sweep.job_folder(Path(path), job))
-            below = self._list(folder)
-            if below and below.is_run and self._key(folder):
-                row = self._run(folder, below)
-            else:
-                row = {
-                    "key": f"{self._key(path)}/{job}",
-                    "kind": "job",
-                    "steps": [],
-                    **NO_FACTS,
-                    **UNREADABLE,
-                    "state": "pending",
-                }
-            jobs.append(row | {"parent": self._key(path), "label": f"{job}  {labels.get(job, '')}".strip()})
+        for job in sorted(plan.jobs):
+            row = self._job(path, job) | {"parent": self._key(path), "label": f"{job}  {labels.get(job, '')}".strip()}
+            jobs.append(row)
         states = Counter(job["state"] for job in jobs)
         scored = [job for job in jobs if job["score"] is not None]
         is_one_scale = len({(job["monitor"], job["model"]) for job in scored}) == 1  # losses of two models are not compared
-        row = {
-            "key": self._key(path),
-            "kind": "sweep",
-            "parent": None,
-            "label": f"study {plan.study.get('name', '')}".strip() if plan and plan.study else "",
-            "task": plan.entry if plan else None,
+        row = self._unread(path, "sweep") | {
+            "label": f"study {plan.study.get('name', '')}".strip() if plan.study else "",
+            "task": plan.entry,
             "model": joined(jobs, "model"),
             "data": joined(jobs, "data"),
             "state": next((state for state in ORDER if states[state]), "completed" if jobs else "pending"),
-            "started": seconds_of(plan.created) if plan else None,
+            "started": seconds_of(plan.created),
             "updated": max((job["updated"] for job in jobs if job["updated"]), default=None),
             "seconds": sum(job["seconds"] or 0 for job in jobs),
             "score": min(job["score"] for job in scored) if is_one_scale else None,
@@ -215,10 +208,19 @@ class Inventory:
             "done": states["completed"] + states["pruned"],
             "total": len(jobs),
             "states": dict(states),
-            "reason": "" if plan else f"{sweep.PLAN} cannot be read",
-            "steps": [],
         }
         return [row, *jobs]
+
+    def _job(self, path: str, job: int) -> dict[str, Any]:
+        """Return the row of a job of a sweep, also of one that has not begun."""
+        try:
+            folder = str(sweep.job_folder(Path(path), job))
+        except DAMAGE:
+            folder = f"{path}/{job}"  # what says where it writes is damaged
+        below = self._list(folder)
+        if below and below.is_run and self._key(folder):
+            return self._run(folder, below)
+        return self._unread(f"{path}/{job}", "job") | {"state": "pending"}
 
 
 # ---------------------------------------------------------------------------------------------------------- one file
@@ -231,9 +233,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     trainer = config.get("trainer") or {}
     trains = config["task"]["name"] == "train"
     return {
-        "task": config["task"]["name"],
-        "model": (config.get("model") or {}).get("name"),
-        "data": (config.get("data") or {}).get("name"),
+        "task": text(config["task"]["name"]),
+        "model": text((config.get("model") or {}).get("name")),
+        "data": text((config.get("data") or {}).get("name")),
         "total": number(trainer.get("epochs")) if trains else None,
         "monitor": f"val_{trainer.get('monitor')}" if trains else None,
     }
@@ -270,19 +272,29 @@ def read_state(path: Path) -> dict[str, Any]:
     }
 
 
-def seconds_of(text: str | None) -> float | None:
+def seconds_of(time_text: str | None) -> float | None:
     """Return an ISO time as seconds since 1970."""
     try:
-        return datetime.fromisoformat(text).timestamp() if text else None
-    except (TypeError, ValueError):
+        return datetime.fromisoformat(time_text).timestamp() if time_text else None
+    except (TypeError, ValueError, OverflowError):
         return None
+
+
+def is_shown(name: str) -> bool:
+    """Return whether a file or folder is shown: not hidden, and named in letters that an address can hold."""
+    return not name.startswith(".") and not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def text(value: Any) -> str | None:
+    """Return what is shown of a value; None stays None."""
+    return None if value is None else str(value)
 
 
 def number(value: Any) -> float | None:
     """Return a finite number, or None for all else: JSON has no NaN."""
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None
 

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 from collections import OrderedDict
 from http import HTTPStatus
@@ -23,7 +24,7 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from microlatent import run
-from microlatent.dashboard.inventory import Inventory
+from microlatent.dashboard.inventory import Inventory, is_shown
 from microlatent.sweeps import sweep
 
 PAGES = Path(__file__).parent / "pages"
@@ -76,6 +77,11 @@ class Dashboard(ThreadingHTTPServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that went away before it had asked."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     @property
     def url(self) -> str:
         """Address to open in a browser."""
@@ -96,7 +102,7 @@ class Dashboard(ThreadingHTTPServer):
         """
         parts = unquote(path).split("/")
         # Every refusal reads alike: what lies outside is not told apart from what does not exist.
-        if all(part and not part.startswith(".") and not set(part) & {"\0", "\\"} for part in parts):
+        if all(part and is_shown(part) and not set(part) & {"\0", "\\"} for part in parts):
             found = self.root.joinpath(*parts)
             try:
                 if found.resolve(strict=True).is_relative_to(self.root):
@@ -112,7 +118,7 @@ class Reports:
     """Reports made on demand, kept as long as nothing that they read has changed."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Path, tuple[int, bytes]] = OrderedDict()
+        self._kept: OrderedDict[Path, tuple[Any, bytes]] = OrderedDict()
         self._lock = threading.Lock()  # one at a time: a second reader of the same report waits for the first
 
     def of(self, folder: Path) -> bytes:
@@ -120,9 +126,9 @@ class Reports:
         from microlatent.report import page  # here: the list is there at once, without what plots need
 
         with self._lock:
-            stamp = newest(folder)
-            if self._kept.get(folder, (None,))[0] != stamp:
-                self._kept[folder] = stamp, page.render(folder).encode()
+            seen = stamp(folder)
+            if self._kept.get(folder, (None,))[0] != seen:
+                self._kept[folder] = seen, page.render(folder).encode()
             self._kept.move_to_end(folder)
             while len(self._kept) > REPORTS_KEPT:
                 self._kept.popitem(last=False)
@@ -140,6 +146,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer, or say why not."""
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # nobody reads that body, and it must not pass for the next request
         try:
             self._check_host()
             address = split(self.path)
@@ -158,6 +166,8 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(problem.status, str(problem))
         except (BrokenPipeError, ConnectionResetError, TimeoutError):
             self.close_connection = True  # the browser went away
+        except PermissionError as error:
+            self._refuse(HTTPStatus.FORBIDDEN, f"The user who started the dashboard may not read {error.filename}.")
         except Exception as error:
             logger.exception("%s could not be answered.", self.path)
             text = f"{type(error).__name__}: {error}. The whole account is in the terminal where the dashboard runs."
@@ -195,7 +205,7 @@ class Handler(BaseHTTPRequestHandler):
         folder = self.server.locate(rest)
         if not folder.is_dir():
             raise Problem(HTTPStatus.NOT_FOUND, f"{rest} is no folder.")
-        children = sorted((child for child in folder.iterdir() if not child.name.startswith(".")), key=lambda one: one.name)
+        children = sorted((child for child in folder.iterdir() if is_shown(child.name)), key=lambda one: one.name)
         is_run = (folder / "status.json").is_file()
         self._send(
             self.server.page(
@@ -220,6 +230,8 @@ class Handler(BaseHTTPRequestHandler):
             while self.command != "HEAD" and size and (chunk := file.read(min(size, 1 << 16))):  # a log may grow meanwhile
                 self.wfile.write(chunk)
                 size -= len(chunk)
+            if size and self.command != "HEAD":
+                self.close_connection = True  # it shrank: fewer bytes come than were announced
 
     def _asset(self, rest: str) -> None:
         if rest not in ASSETS:
@@ -265,17 +277,22 @@ def split(address: str) -> SplitResult:
         return SplitResult("", "", "", "", "")
 
 
-def newest(folder: Path) -> int:
-    """Return the last modification, in ns, of anything that a report about this folder may read."""
-    latest = 0
+def stamp(folder: Path) -> tuple[int, list[str | None]]:
+    """Return what a report about this folder depends on: the last modification, in ns, and the states of its runs.
+
+    A run that was killed changes its state without changing a file.
+    """
+    latest, states = 0, []
     for path, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in NOT_REPORTED]
+        if "status.json" in files:
+            states.append(run.read_status(Path(path)).get("state"))
         for name in (".", *files):
             try:
                 latest = max(latest, os.stat(f"{path}/{name}").st_mtime_ns)
-            except FileNotFoundError:
-                continue  # renamed while we looked
-    return latest
+            except OSError:
+                continue  # renamed while we looked, or a link to nowhere
+    return latest, states
 
 
 def is_address(host: str) -> bool:

@@ -86,7 +86,7 @@ def draw_metrics(
             ax.plot(own[metric], heights, "o", color=colours[name], markersize=2.8, markeredgewidth=0, alpha=0.75, zorder=3)
             if name in rows.index and rows.loc[name, "num_seeds"] > 1:
                 _interval(ax, place, rows.loc[name], limits)
-        if metric in objectives:
+        if metric in objectives and runs["data"].nunique() == 1:  # the best of different data is none
             means = rows["mean"].reindex(names) * DIRECTIONS[objectives[metric]]
             ax.axvline(rows.loc[means.idxmin(), "mean"], color="black", linewidth=0.6, linestyle=":", zorder=1)
         ax.set(xlim=limits, ylim=(len(names) - 0.5, -0.5), xlabel=label(metric), title=_title(metric, objectives, unlike))
@@ -122,7 +122,8 @@ def _title(metric: str, objectives: Mapping[str, str], unlike: Mapping[str, Sequ
 
 def _range(points: np.ndarray, intervals: pd.DataFrame) -> tuple[float, float]:
     """Return the range of the points and of the intervals of three seeds and more, those cut where they would hide the points."""
-    low, high = float(points.min()), float(points.max())
+    points = points[np.isfinite(points)]
+    low, high = (float(points.min()), float(points.max())) if len(points) else (0.0, 1.0)  # none of those drawn has it
     span = (high - low) or abs(high) * 0.1 or 1.0
     if len(intervals):
         low, high = (

@@ -29,7 +29,12 @@ class Row(NamedTuple):
     value: Any
     meaning: str
     kind: str
-    is_typed: bool = False  # the value is text as it was typed: that of a sweep, or of a launcher
+    is_typed: bool = False  # the value is text as it was typed: that of a sweep
+
+    @property
+    def text(self) -> str:
+        """The value as it is typed."""
+        return self.value if self.is_typed else written(self.value)
 
 
 @dataclass
@@ -53,12 +58,18 @@ class Draft:
     @property
     def overrides(self) -> list[str]:
         """Everything that is typed after the command's name."""
-        return [*self.fixed, *(f"{key}={value}" for key, value in self.changes.items())]
+        kept = [one for one in self.fixed if one.partition("=")[0] not in self.changes]
+        return [*kept, *(f"{key}={value}" for key, value in self.changes.items())]
 
     @property
     def is_sweep(self) -> bool:
-        """Whether the command needs -m: several values, or jobs that a launcher takes elsewhere."""
-        return "hydra/launcher" in self.changes or any(map(several, self.overrides))
+        """Whether the command needs -m: several values, a search, or jobs that a launcher takes elsewhere."""
+        return any(key.startswith("hydra/") for key in self.changes) or any(map(several, self.overrides))
+
+    @property
+    def is_study(self) -> bool:
+        """Whether the values are searched by a study, rather than combined."""
+        return self.changes.get("hydra/sweeper") == "study"
 
     @property
     def goes_on(self) -> bool:
@@ -77,7 +88,26 @@ class Draft:
                 settle(self.entry, overrides)
             except Refused as refusal:
                 found.append(str(refusal))
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(found)) or ([] if self.goes_on else self._refused_sweep())
+
+    def _refused_sweep(self) -> list[str]:
+        """Say what the sweeper would refuse: a grid intervals; a study its own settings, ranges, or that nothing is searched."""
+        if not self.is_sweep:
+            return []
+        from microlatent.schemas.study import StudyConfig
+        from microlatent.sweeps import search_space, sweeper
+
+        _, swept = sweeper.split(self.overrides, None, {})
+        first = self.variants()[0]
+        try:
+            if self.is_study:
+                StudyConfig(**composed(self.entry, tuple(first), whole=True).hydra.sweeper)
+                search_space.distributions(swept, config.flat(config.plain(settle(self.entry, first))))
+            else:
+                sweeper.grid([], [one for one in swept if not one.is_discrete_sweep()])
+        except ValueError as error:
+            return [str(error)]
+        return []
 
     def variants(self) -> list[list[str]]:
         """Return overrides that show every value of a sweep once, the others at their first: all combinations may be many."""
@@ -89,21 +119,29 @@ class Draft:
         return out
 
     def change(self, key: str, text: str) -> None:
-        """Take a value as typed; an empty text takes the change back.
+        """Take a value as typed; an empty text takes the change back. What Hydra's grammar cannot read is put in quotes.
 
         Raises
         ------
         Refused
             The command would refuse it. What was wrong before the change is no reason.
         """
+        from hydra.errors import HydraException
+
+        try:
+            parse(f"{key}={text}")
+        except HydraException:
+            text = written(text)
         after = {one: value for one, value in self.changes.items() if one != key}
-        if key in (*config.GROUPS, "hydra/launcher"):  # settings of the choice before mean nothing for the new one
+        # The settings of the choice before mean nothing for the new one.
+        if key in (*config.GROUPS, "hydra/launcher", "hydra/sweeper"):
             prefix = f"{key.replace('/', '.')}."
             after = {one: value for one, value in after.items() if not one.startswith(prefix)}
         after |= {key: text} if text else {}
-        known = self.problems()
-        if found := [one for one in Draft(self.entry, self.fixed, after).problems() if one not in known]:
-            raise Refused(found[0])
+        if text and key != "hydra/sweeper":  # a study may be chosen before there is anything to search
+            known = self.problems()
+            if found := [one for one in Draft(self.entry, self.fixed, after).problems() if one not in known]:
+                raise Refused(found[0])
         self.changes = after
 
     def rows(self) -> list[Row]:
@@ -122,17 +160,15 @@ class Draft:
                     rows.append(row(group, one, key, inside, typed, schema))
         return rows
 
-    def launcher_rows(self) -> list[Row]:
-        """Return the settings of the launcher that was chosen, with their values now."""
+    def hydra_rows(self, group: str) -> list[Row]:
+        """Return the settings of the launcher or sweeper that stands, with their values now."""
         from omegaconf import OmegaConf
 
-        name = self.changes.get("hydra/launcher")
-        if name is None:
-            return []
-        node = composed(self.entry, tuple(self.variants()[0]), whole=True).hydra.launcher
-        values, kind = OmegaConf.to_container(node, resolve=False), f"as hydra/launcher={name} takes it"
-        meanings = pipelines.launcher_settings(name)
-        return [Row("hydra", f"hydra.launcher.{key}", values.get(key), meanings[key], kind) for key in meanings]
+        name = self.changes.get(f"hydra/{group}", pipelines.USUAL[group])
+        node = composed(self.entry, tuple(self.variants()[0]), whole=True).hydra[group]
+        values, kind = OmegaConf.to_container(node, resolve=False), f"as hydra/{group}={name} takes it"
+        meanings = pipelines.hydra_settings(group, name)
+        return [Row("hydra", f"hydra.{group}.{key}", values.get(key), meanings[key], kind) for key in meanings]
 
 
 def row(section: str, one: Any, key: str, values: dict[str, Any], typed: dict[str, str], schema: type = Settings) -> Row:
@@ -165,7 +201,7 @@ def written(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(written, value))}]"
     text = str(value)
-    if re.fullmatch(r"[\w./:+-]*", text):
+    if re.fullmatch(r"[\w./:+-]*( [\w./:+-]+)*", text, re.ASCII):
         return text
     # In quotes a backslash stands for itself, but before a quote it is doubled.
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), text) + "'"
@@ -218,18 +254,26 @@ def settings_of(entry: str, overrides: list[str]) -> dict[str, Any]:
         return OmegaConf.to_container(composed(entry, tuple(overrides)), resolve=True)
 
 
-def several(override: str) -> list[str]:
-    """Return the single overrides that one with several values stands for; empty where it has one value."""
+def parse(override: str) -> Any:
+    """Read an override by Hydra's grammar."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_override(override)
+
+
+def several(override: str) -> list[str]:
+    """Return the single overrides that one with several values stands for, of an interval its ends; empty where it has one."""
+    from hydra.core.override_parser.types import IntervalSweep
     from hydra.errors import HydraException
 
     try:
-        parsed = OverridesParser.create().parse_override(override)
+        parsed = parse(override)
+        value, key = parsed.value(), parsed.get_key_element()
+        if isinstance(value, IntervalSweep):
+            return [f"{key}={value.start:g}", f"{key}={value.end:g}"]
+        return [f"{key}={one}" for one in parsed.sweep_string_iterator()] if parsed.is_discrete_sweep() else []
     except HydraException:
         return []  # said when it is composed
-    if not parsed.is_discrete_sweep():
-        return []
-    return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
 
 
 # ---------------------------------------------------------------------------------------------------------- writing

@@ -16,12 +16,12 @@ from microlatent.menu.terminal import console
 
 def is_stopped(row: dict[str, Any]) -> bool:
     """Return whether a run or sweep can go on."""
-    return (row["task"] == "train" or row["kind"] == "sweep") and row["state"] in ("interrupted", "lost", "failed", "pending")
+    return is_reviewed(row) and row["state"] in ("interrupted", "lost", "failed", "pending")
 
 
 def is_reviewed(row: dict[str, Any]) -> bool:
     """Return whether there can be a report about it."""
-    return row["task"] == "train" or row["kind"] == "sweep"
+    return row["task"] == "train" or (row["kind"] == "sweep" and row["task"] is not None)  # a damaged sweep has none
 
 
 def found_runs(outputs: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, tuple[str, str]]:

@@ -6,9 +6,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from microlatent import config
+from microlatent import config, manual
+from microlatent.schemas.study import StudyConfig
 
 ORDER = ("patch", "assemble", "train", "fine-tune", "process", "reconstruct")  # the rest follow as they are registered
+USUAL = {"launcher": "basic", "sweeper": "grid"}  # Hydra's own launcher: one job after another; every combination
 ONE_SYSTEM = {  # tasks that read what only one system's data have
     "patch": "wells",
     "match": "wells",
@@ -87,15 +89,16 @@ def launchers() -> dict[str, str]:
     return {path.stem: path.read_text().splitlines()[0].lstrip("# ") for path in _files("hydra/launcher")}
 
 
-def launcher_settings(name: str) -> dict[str, str]:
-    """Return the settings of a launcher with their meanings, those that it takes over from another first."""
-    text = (config.CONF / "hydra" / "launcher" / f"{name}.yaml").read_text()
-    known = {path.stem for path in _files("hydra/launcher")}
-    found: dict[str, str] = {}
-    for base in re.findall(r"^  - (\w+)", text, re.MULTILINE):
-        if base in known:
-            found |= launcher_settings(base)
-    return found | dict(re.findall(r"^(\w+): .*?  # (.*)$", text, re.MULTILINE))
+def hydra_settings(group: str, name: str) -> dict[str, str]:
+    """Return the settings of a launcher or sweeper with their meanings, those that it takes over from another first."""
+    path = config.CONF / "hydra" / group / f"{name}.yaml"
+    if not path.exists():
+        return {}  # Hydra's own
+    found = manual.meanings(StudyConfig) if name == "study" else {}
+    for base in re.findall(r"^  - (\w+)", path.read_text(), re.MULTILINE):
+        found |= hydra_settings(group, base)
+    found |= dict(re.findall(r"^(\w+): .*?  # (.*)$", path.read_text(), re.MULTILINE))
+    return {key: meaning for key, meaning in found.items() if key not in ("_target_", "params")}
 
 
 def _files(group: str) -> list[Path]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from microlatent import config, run
+from microlatent.dashboard.inventory import DAMAGE
 from microlatent.menu import pipelines, terminal
 from microlatent.menu.draft import ROOT, Draft, Refused, Row, interpreter, like, nearby, shown, written
 from microlatent.menu.picking import is_reviewed, is_stopped, is_trained_on, pick_run, pick_runs
@@ -20,7 +21,8 @@ from microlatent.menu.terminal import console, header
 from microlatent.sweeps import sweep
 
 BAD_INPUT = 2
-HERE = "basic"  # Hydra's own launcher: one job after another
+HERE, GRID = pipelines.USUAL.values()
+SWEEPERS = {GRID: (GRID, "every combination of the values"), "study": ("study", "a search: what did well says what is tried")}
 
 
 def main(doc: str) -> None:
@@ -57,8 +59,14 @@ def go(step: Step, name: str, outputs: str) -> None:
         script = ["-m", "microlatent.dashboard"] if step.entry == "dashboard" else [nearby(ROOT / "scripts" / "sync.py")]
         terminal.run([interpreter(), *script, "--outputs", outputs])
         return
-    draft = begin(step, name, outputs)
+    from hydra.errors import HydraException
+
     path = (name, step.name)
+    try:
+        draft = begin(step, name, outputs)
+    except (HydraException, *DAMAGE) as error:
+        complain(f"it cannot be used: {error}")
+        return
     screen(lambda: choose_action(draft, path), lambda action: carry_out(action, draft, path))
 
 
@@ -87,13 +95,13 @@ def begin(step: Step, data: str, outputs: str) -> Draft:
         fixed.append(f"run={written(pick_run('About which run or sweep?', outputs, is_reviewed))}")
     elif step.picks == "runs":
         fixed.append(f"task.runs={written(pick_runs(outputs))}")
-    return Draft(entry, fixed + here)
+    return Draft(entry, fixed if step.picks == "stopped" else fixed + here)  # what goes on stays where it is
 
 
 def choose_action(draft: Draft, path: tuple[str, ...]) -> str:
     """Show the command and choose what to do with it."""
     header(*path)
-    console.print(Text(shown(draft.command()), style="cyan"))
+    console.print(Text(shown(draft.command()), style="cyan"), soft_wrap=True)  # in one line, to be copied
     lines = {"run": ("run", "start the command above")}
     problems = draft.problems()
     if problems:
@@ -105,6 +113,9 @@ def choose_action(draft: Draft, path: tuple[str, ...]) -> str:
             "show": ("show", "the whole configuration as a table"),
             "where": ("where", f"device, threads, cluster (now: {place(draft)})"),
         }
+        if draft.entry == "train":
+            now = draft.changes.get("hydra/sweeper", GRID)
+            lines["search"] = ("search", f"of several values not all, but what seems best (now: {now})")
     return choose("What now?", lines, chosen="change" if problems else None)
 
 
@@ -124,6 +135,8 @@ def carry_out(action: str, draft: Draft, path: tuple[str, ...]) -> None:
         show(draft, path)
     elif action == "where":
         screen(lambda: choose_resource(draft, path), lambda row: change_resource(draft, row, path))
+    elif action == "search":
+        screen(lambda: choose_search(draft, path), lambda row: change_resource(draft, row, path))
 
 
 def models() -> dict[str, tuple[str, str]]:
@@ -149,9 +162,7 @@ def choose_setting(draft: Draft, section: str, path: tuple[str, ...]) -> Row:
     header(*path, "change", section)
     rows = {row.key: row for row in draft.rows() if row.section == section}
     wide = max(len(short(row)) for row in rows.values())
-    lines = {
-        key: (f"{short(row):<{wide}}  {clip(written(row.value), 16):<16}", row.meaning or row.kind) for key, row in rows.items()
-    }
+    lines = {key: (f"{short(row):<{wide}}  {clip(row.text, 16):<16}", row.meaning or row.kind) for key, row in rows.items()}
     return rows[choose("Which setting? Letters narrow the list.", lines, search=True)]
 
 
@@ -159,8 +170,10 @@ def ask_value(draft: Draft, row: Row, path: tuple[str, ...]) -> None:
     """Ask for a value until the command would take it."""
     header(*path, row.key)
     console.print(Text(f"{row.key}: {row.meaning or row.kind}", style="bold"))
-    console.print(Text(f"type: {row.kind}. Several values with commas make a sweep. Empty: the default.", style="dim"))
-    text = before = row.value if row.is_typed else written(row.value)
+    values = ", or interval(from,to), are searched" if draft.is_study else " make a sweep"
+    hint = "" if row.section == "hydra" else f" Several values with commas{values}."
+    console.print(Text(f"type: {row.kind}.{hint} Empty: the default.", style="dim"))
+    text = before = row.text
     while True:
         text = answer(questionary.text(f"{row.key}=", default=text, qmark="", style=STYLE)).strip()
         try:
@@ -179,7 +192,7 @@ def show(draft: Draft, path: tuple[str, ...]) -> None:
         table.add_column(name, overflow="fold", max_width=most)
     section = None
     for row in draft.rows():
-        value = Text(row.value if row.is_typed else written(row.value), style="bold cyan" if row.key in draft.changes else "")
+        value = Text(row.text, style="bold cyan" if row.key in draft.changes else "")
         table.add_row("" if row.section == section else row.section, short(row), value, row.meaning or row.kind)
         section = row.section
     console.print(table)
@@ -207,27 +220,46 @@ def choose_resource(draft: Draft, path: tuple[str, ...]) -> Row:
     header(*path, "where")
     rows = [row for row in draft.rows() if row.key in ("trainer", "trainer.device", "trainer.threads")]
     rows.append(Row("hydra", "hydra/launcher", launcher_of(draft), "who runs the jobs of a sweep", ""))
-    found = {row.key: row for row in [*rows, *draft.launcher_rows()]}
+    return choose_row([*rows, *draft.hydra_rows("launcher")])
+
+
+def choose_search(draft: Draft, path: tuple[str, ...]) -> Row:
+    """Choose among every combination or a search, and the settings of either."""
+    header(*path, "search")
+    now = Row("hydra", "hydra/sweeper", draft.changes.get("hydra/sweeper", GRID), "every combination, or a search", "")
+    return choose_row([now, *draft.hydra_rows("sweeper")])
+
+
+def choose_row(rows: list[Row]) -> Row:
+    """Choose one of these settings."""
+    found = {row.key: row for row in rows}
     lines = {
-        key: (f"{key.removeprefix('hydra.'):<28} {clip(written(row.value), 12):<12}", row.meaning or row.kind)
-        for key, row in found.items()
+        key: (f"{key.removeprefix('hydra.'):<28} {clip(row.text, 12):<12}", row.meaning or row.kind) for key, row in found.items()
     }
     return found[choose("What is to change?", lines)]
 
 
 def change_resource(draft: Draft, row: Row, path: tuple[str, ...]) -> None:
     """Give a resource another value."""
-    if row.key != "hydra/launcher":
+    if row.key not in ("hydra/launcher", "hydra/sweeper"):
         ask_value(draft, row, path)
         return
-    header(*path, "where")
-    known = {HERE: (HERE, "this machine, one job after another"), **{n: (n, what) for n, what in pipelines.launchers().items()}}
-    chosen = choose("Who runs the jobs?", known)
+    header(*path, row.key)
+    if row.key == "hydra/launcher":
+        others = {name: (name, meaning) for name, meaning in pipelines.launchers().items()}
+        chosen = choose("Who runs the jobs?", {HERE: (HERE, "this machine, one job after another"), **others})
+    else:
+        chosen = choose("Which of the values?", SWEEPERS)
     try:
-        draft.change(row.key, "" if chosen == HERE else chosen)
+        draft.change(row.key, "" if chosen in (HERE, GRID) else chosen)
     except Refused as refusal:
-        console.print(Text(f"no: {refusal}", style="red"))
-        answer(questionary.text("Enter goes back.", qmark="", style=STYLE))
+        complain(f"no: {refusal}")
+
+
+def complain(reason: str) -> None:
+    """Say why not, until Enter."""
+    console.print(Text(reason, style="red"))
+    answer(questionary.text("Enter goes back.", qmark="", style=STYLE))
 
 
 def short(row: Row) -> str:

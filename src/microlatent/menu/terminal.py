@@ -46,7 +46,7 @@ def header(*path: str) -> None:
 
 def run(words: list[str]) -> int:
     """Print a command, run it in this terminal, say how it ended, and wait for Enter; return its exit code."""
-    console.print(Text("$ " + shown(words), style="bold cyan"))
+    console.print(Text("$ " + shown(words), style="bold cyan"), soft_wrap=True)
 
     def leave_to_child(number: int, frame: FrameType | None) -> None:
         """Ctrl-C goes to all that runs in the terminal: the command saves and ends, the menu stays."""

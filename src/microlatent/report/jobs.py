@@ -9,14 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from microlatent.analysis.configurations import unlike
+from microlatent.analysis.configurations import QUALITY, unlike
 from microlatent.report.blocks import Note
 from microlatent.report.plots import numbers
 from microlatent.report.reading import UNREADABLE, Record, read_csv, reason
 from microlatent.report.values import label
 from microlatent.sweeps import sweep
 
-QUALITY = {"best_score": "minimize", "val_explained_variance": "maximize"}  # the first that is one quantity is the objective
 FIXED = ("job", "state", "duration_s", "folder", "overrides", "error")
 CURVE_POINTS = 60_000  # of all curves together: more would make the page heavy and no line clearer
 FEWEST_POINTS = 20  # of one curve
@@ -48,17 +47,23 @@ class Jobs:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Return the final numbers that tell runs apart, objectives first; those of the training part stay in the runs' pages."""
+        """Return the final numbers that tell runs apart: the objectives, what may be compared, then what may not.
+
+        Those of the training part stay in the runs' own pages.
+        """
         names = dict.fromkeys(key for row in self.rows for key, value in row.items() if isinstance(value, int | float))
         found = [name for name in names if name not in (*FIXED, *self._keys) and not name.startswith("best_train_")]
         values = {name: {row[name] for row in self.rows if name in row} for name in found}
         telling = [name for name in found if len(values[name]) > 1 and name not in ("seconds", *self.objectives)]
+        asked = [name for name in self.objectives if name in values]
         # The best score is also the loss part that was monitored: it is shown once.
-        same = {name for name in telling for one in self.objectives if self._equal(name, one)}
-        return [*(name for name in self.objectives if name in values), *(name for name in telling if name not in same)]
-
-    def _equal(self, name: str, other: str) -> bool:
-        return all(row.get(name) == row.get(other) for row in self.rows)
+        score = "best_score"
+        same = {
+            name for name in (*asked, *telling) if name != score and all(row.get(name) == row.get(score) for row in self.rows)
+        }
+        left_out = same if score in asked else {score} if same else set()
+        telling = [name for name in telling if name not in left_out]
+        return [*asked, *sorted(telling, key=lambda name: bool(self.unlike(name)))]
 
     def words(self, name: str) -> str:
         """Return what a column is called; the best score by what was monitored, where that is the same for all."""
@@ -88,10 +93,7 @@ class Jobs:
 
     def unlike(self, name: str) -> list[str]:
         """Return the settings that make a number another quantity in some of the runs; none where it may be compared."""
-        try:
-            return unlike(name, self.configs.values())
-        except KeyError:  # configurations of other versions lack settings
-            return []
+        return unlike(name, self.configs.values())
 
     @cached_property
     def curves(self) -> dict[int, dict[str, Any]]:

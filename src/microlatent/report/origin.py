@@ -8,6 +8,7 @@ from typing import Any
 from microlatent.report.blocks import Cell, Code, Facts, Folded, Section, Table
 from microlatent.report.reading import Record, log_tail
 from microlatent.report.values import moment, number, plural, seconds
+from microlatent.sweeps import sweep
 
 DIFF_LINES = 200
 PARENTS = ("run", "resume", "rerun", "init_from")
@@ -15,8 +16,8 @@ PARENTS = ("run", "resume", "rerun", "init_from")
 
 def origin(record: Record) -> Section:
     """Return the section; what a folder does not tell is left out."""
-    command = record.provenance.get("command")
-    blocks: list[Any] = [Code("python " + shlex.join(str(word) for word in command))] if command else []
+    words = command(record)
+    blocks: list[Any] = [Code("python " + shlex.join(str(word) for word in words))] if words else []
     blocks.append(Facts(facts(record)))
     if record.config:
         blocks.append(Folded("Configuration", [configuration(record)]))
@@ -36,6 +37,14 @@ def origin(record: Record) -> Section:
     if log := log_tail(record.path):
         blocks.append(Folded("End of the log", [Code("\n".join(log), "Log")], printed=False))
     return Section("origin", "What was run", blocks)
+
+
+def command(record: Record) -> list[str]:
+    """Return what was typed; of a sweep's job what would make this one run, since the sweep's command made them all."""
+    within = sweep.of_job(record.path)
+    if within is not None and record.overrides:
+        return [f"{sweep.read_plan(within).entry}.py", *record.overrides]
+    return record.provenance.get("command") or []
 
 
 def facts(record: Record) -> list[tuple[str, str]]:

@@ -24,6 +24,13 @@ function format(value) {
   return text.replace("-", "−");
 }
 
+function withSpread(mean, spread) {  // two digits of the spread, and as many decimals of the mean
+  const places = Math.max(0, 1 - Math.floor(Math.log10(spread)));
+  if (places > 6) return `${format(mean)} ± ${format(Number(spread.toPrecision(2)))}`;
+  const digits = { minimumFractionDigits: places, maximumFractionDigits: places, useGrouping: Math.abs(mean) >= 1e4 };
+  return [mean, spread].map((value) => value.toLocaleString("en-US", digits).replace("-", "−")).join(" ± ");
+}
+
 function viridis(share) {
   const [from, to] = isDark() ? [0.2, 1] : [0, 0.93];  // neither end may vanish in the ground
   const at = (from + Math.min(Math.max(share, 0), 1) * (to - from)) * (VIRIDIS.length - 1), low = Math.min(Math.floor(at), VIRIDIS.length - 2);

@@ -22,6 +22,14 @@ function axisOf(column, runs) {
   return { column, words, ticks: words.map((word) => [word, word.length > 16 ? `${word.slice(0, 15)}…` : word]), at };
 }
 
+function apart(ticks, at) {  // the ends, and what does not stand on the text of another
+  const kept = [];
+  for (const tick of [ticks[0], ticks.at(-1), ...ticks.slice(1, -1)]) {
+    if (kept.every((other) => Math.abs(at(other[0]) - at(tick[0])) > 0.05)) kept.push(tick);
+  }
+  return kept;
+}
+
 function wrapped(words) {  // into lines as narrow as the space between axes
   const lines = [""];
   for (const word of words.split(" ")) {
@@ -41,12 +49,12 @@ function parallelCoordinates(place, sweep, setFilter) {
   const lines = new Map();
   for (const run of sweep.runs) {
     const points = axes.map((axis, i) => [x(i), axis.at(run.values[axis.column.name])]);
-    let path = "", drawing = false;
-    for (const [px, share] of points) {  // a run without a value has a gap there
-      if (share === null) { drawing = false; continue; }
-      path += `${drawing ? "L" : "M"}${px.toFixed(1)} ${y(share).toFixed(1)}`;
-      drawing = true;
-    }
+    const known = (i) => (points[i]?.[1] ?? null) !== null;
+    const path = points.map(([px, share], i) => {  // a run without a value has a gap there; a value between two gaps is a dash
+      if (share === null) return "";
+      const alone = !known(i - 1) && !known(i + 1);
+      return `${known(i - 1) ? "L" : "M"}${(alone ? px - 5 : px).toFixed(1)} ${y(share).toFixed(1)}${alone ? "h10" : ""}`;
+    }).join("");
     const line = svg("path", { d: path }, svg("title", {}, run.name));
     lines.set(run.job, line);
     root.append(line);
@@ -56,7 +64,7 @@ function parallelCoordinates(place, sweep, setFilter) {
     group.append(svg("line", { class: "axis", x1: x(i), x2: x(i), y1: y(0), y2: y(1) }));
     const rows = wrapped(words);
     rows.forEach((row, line) => group.append(svg("text", { class: "name", x: x(i), y: TOP - 16 - 15 * (rows.length - 1 - line), "text-anchor": "middle" }, row)));
-    for (const [value, text] of axis.ticks) group.append(svg("text", { x: x(i) - 7, y: y(axis.at(value)) + 4, "text-anchor": "end" }, text));
+    for (const [value, text] of apart(axis.ticks, axis.at)) group.append(svg("text", { x: x(i) - 7, y: y(axis.at(value)) + 4, "text-anchor": "end" }, text));
     const brush = svg("rect", { class: "brush", x: x(i) - 7, width: 14, y: y(0), height: 0 });
     const grip = svg("rect", { class: "grip", x: x(i) - 14, width: 28, y: TOP - 8, height: HEIGHT - TOP - BOTTOM + 16 });
     group.append(brush, grip);

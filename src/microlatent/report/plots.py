@@ -34,6 +34,11 @@ def numbers(values: Any) -> list[Any]:
     return [short(v) if isinstance(v := plain(value), int | float) else None for value in values]
 
 
+def epoch_axis(epochs: list[Any]) -> dict[str, Any]:
+    """Return the axis of epochs: there are no halves."""
+    return {"title": {"text": "epoch"}} | ({"dtick": 1} if len(epochs) <= 10 else {})
+
+
 def curve(history: pd.DataFrame, term: str, best_epoch: float | None, ceiling: float | None = None) -> Plot:
     """One loss part over epochs: training, validation, and the best epoch where it is known."""
     epochs, traces, said = numbers(history["epoch"]), [], []
@@ -58,7 +63,7 @@ def curve(history: pd.DataFrame, term: str, best_epoch: float | None, ceiling: f
         look = {"size": 11, "color": VAL if kept == "val" else TRAIN, "symbol": "circle-open", "line": {"width": 2}}
         traces.append({"x": [best_epoch], "y": [value], "name": "best epoch", "mode": "markers", "marker": look})
         said.append(f"{number(value)} at the best epoch, {number(plain(best_epoch))}")
-    layout: dict[str, Any] = {"xaxis": {"title": {"text": "epoch"}}, "showlegend": False, "hovermode": "x unified"}
+    layout: dict[str, Any] = {"xaxis": epoch_axis(epochs), "showlegend": False, "hovermode": "x unified"}
     if ceiling:
         layout["shapes"] = [
             {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": ceiling, "y1": ceiling}
@@ -83,7 +88,7 @@ def kl_map(table: pd.DataFrame, part: str) -> Plot:
     trace |= {"hovertemplate": "epoch %{x}, %{y}: %{z:.3g} nats<extra></extra>"}
     many = len(order) > 24
     layout = {
-        "xaxis": {"title": {"text": "epoch"}, "showgrid": False},
+        "xaxis": epoch_axis(trace["x"]) | {"showgrid": False},
         "yaxis": {"showgrid": False, "nticks": 24 if many else len(order)},
     }
     last = values.iloc[-1]
@@ -175,6 +180,6 @@ def rate(history: pd.DataFrame) -> Plot:
     """Return the learning rate over epochs."""
     trace = {"x": numbers(history["epoch"]), "y": numbers(history["lr"]), "mode": "lines", "name": "learning rate"}
     trace["line"] = {"color": THIRD, "width": 1.8}
-    layout = {"xaxis": {"title": {"text": "epoch"}}, "yaxis": {"exponentformat": "power"}, "showlegend": False}
+    layout = {"xaxis": epoch_axis(trace["x"]), "yaxis": {"exponentformat": "power"}, "showlegend": False}
     alt = f"Learning rate over {len(history)} epochs, at most {number(float(history['lr'].max()))}."
     return Plot("curve-lr", {"data": [trace], "layout": layout}, alt, "learning rate", height=220)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from microlatent import run
 from microlatent.report import plots
 from microlatent.report.blocks import Facts, Folded, Grid, Note, Section, Table, plain
 from microlatent.report.latents import read_points
@@ -45,8 +46,8 @@ def run_head(record: Record) -> tuple[str, list[Any]]:
         value = metrics.get(f"best_val_{name}", metrics.get(f"best_train_{name}"))
         if value is not None:
             items.append((TERMS[name], f"{number(value)} of {number(total)}" if total else number(value)))
-    if "best_val_explained_variance" in metrics:
-        items.append(("explained variance", number(metrics["best_val_explained_variance"])))
+    explained = metrics.get("val_explained_variance", metrics.get("best_val_explained_variance"))
+    items.append(("validation explained variance", number(explained)))
     items += [("parameters", number(metrics.get("parameters"))), ("training time", seconds(metrics.get("seconds")))]
     shown = [(term, value) for term, value in items if value != number(None)]
     return line, [Facts(shown, large=True)] if shown else []
@@ -68,6 +69,8 @@ def attention(record: Record) -> Section | None:
         detail = "\n".join(log_tail(record.path, 30)) if state == "failed" else ""
         words = f"The run {'is' if state == 'lost' else 'was'} {state}" if state != "failed" else "The run failed"
         notes.append(Note(f"{words}{reached}{': ' + why if why else '.'}", tone, detail))
+        if record.config and run.can_continue(record.path) and not sweep.of_job(record.path):
+            notes.append(Note(f"To go on: python train.py resume={record.path}"))
     elif state in ("running", "pending"):
         reached = f"epoch {record.status['epoch']}" if record.status.get("epoch") else "its start"
         notes.append(Note(f"The run is still {state}; this page shows it up to {reached}.", "warning"))

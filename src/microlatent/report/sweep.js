@@ -48,7 +48,7 @@ if (SWEEP) {
   // ------------------------------------------------------------------------------------------------------- views
   function paretoFront(points) {  // lower is better in every coordinate
     const beats = (a, b) => a.every((value, i) => value <= b[i]) && a.some((value, i) => value < b[i]);
-    return points.map((point) => !points.some((other) => beats(other, point)));
+    return points.map((point) => point.every(Number.isFinite) && !points.some((other) => beats(other, point)));
   }
   const curves = element("div", { class: "plot", role: "img", "aria-label": "Curves of the runs over epochs", style: `min-height:${CURVES_PX}px` });
 
@@ -60,7 +60,8 @@ if (SWEEP) {
       line: { width: own.has(run.job) ? 1.8 : 1, color: own.has(run.job) ? shade.of(run) : "rgba(140,148,156,.35)" },
       hovertemplate: `${inert(run.name)}<br>epoch %{x}: %{y:.4g}<extra></extra>`,
     }));
-    const layout = { xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: inert(labelOf(state.metric)) }, type: state.log ? "log" : "linear" }, hovermode: "closest" };
+    const longest = Math.max(0, ...traces.map((trace) => trace.x.length));
+    const layout = { xaxis: { title: { text: "epoch" }, ...(longest <= 10 && { dtick: 1 }) }, yaxis: { title: { text: inert(labelOf(state.metric)) }, type: state.log ? "log" : "linear" }, hovermode: "closest" };
     curves.classList.add("drawn");
     Plotly.react(curves, ...themed({ data: traces, layout }, CURVES_PX), OPTIONS);
   }
@@ -83,7 +84,8 @@ if (SWEEP) {
       cells.push(element("td", { class: "n", "data-v": members.length }, String(members.length)));
       for (const name of SWEEP.compared) {
         const values = means(members, name), middle = values.length ? mean(values) : null, around = values.length > 1 ? spread(values) : 0;
-        cells.push(element("td", { class: "n", "data-v": middle ?? "" }, format(middle) + (around ? ` ± ${format(Number(around.toPrecision(2)))}` : "")));
+        const some = values.length && values.length < members.length ? ` (n = ${values.length})` : "";  // of so many runs
+        cells.push(element("td", { class: "n", "data-v": middle ?? "" }, (around ? withSpread(middle, around) : format(middle)) + some));
       }
       if (SWEEP.objectives.length > 1) cells.push(element("td", {}, front[i] ? "yes" : ""));
       return element("tr", {}, ...cells);

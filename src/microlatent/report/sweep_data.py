@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -79,6 +80,11 @@ def _value(row: dict[str, Any], column: RunColumn) -> Any:
     return value if value is None or column.is_number else _word(value)
 
 
+def _drawn(value: Any) -> Any:
+    """Return a value as JSON can have it: what diverged has no place on an axis."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def runs_table(jobs: Jobs) -> Runs:
     """Return the table of runs."""
     columns, cells = columns_of(jobs), []
@@ -101,7 +107,7 @@ def views(jobs: Jobs) -> dict[str, Any]:
     runs = []
     for row in jobs.rows:
         own = jobs.curves.get(row["job"], {"epochs": [], "curves": {}})
-        values = {column.name: _value(row, column) for column in columns}
+        values = {column.name: _drawn(_value(row, column)) for column in columns}
         name = f"job {row['job']}: {jobs.name(row['job'])}"
         runs.append({"job": str(row["job"]), "name": name, "values": values, **own, "pictures": seen.get(row["job"], [])})
     scores = [name for name in jobs.metrics if name not in (*COSTS, "best_epoch", "epochs")]
@@ -112,7 +118,7 @@ def views(jobs: Jobs) -> dict[str, Any]:
     return {
         "runs": runs,
         "columns": [{"name": one.name, "label": one.label, "kind": "number" if one.is_number else "text"} for one in columns]
-        + [{"name": name, "label": label(name), "kind": "number"} for name in names],
+        + [{"name": name, "label": _curve_label(jobs, name), "kind": "number"} for name in names],
         "axes": axes,
         "colour": next((key for key in jobs.varied if key != "seed"), next(iter(axes), "job")),
         "curves": sorted(names, key=lambda name: first.index(name) if name in first else len(first)),
@@ -122,6 +128,10 @@ def views(jobs: Jobs) -> dict[str, Any]:
         "settings": differences(jobs),
         "pictures": [name for name in PICTURES if any(name in one for one in seen.values())],
     }
+
+
+def _curve_label(jobs: Jobs, name: str) -> str:
+    return label(name) + (", not comparable" if jobs.unlike(name) else "")  # the note above the table says in what
 
 
 def differences(jobs: Jobs) -> list[dict[str, Any]]:

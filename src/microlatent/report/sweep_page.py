@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from microlatent.report import plots
@@ -10,7 +11,7 @@ from microlatent.report.blocks import Code, Facts, Note, Section, Widget
 from microlatent.report.jobs import Jobs
 from microlatent.report.origin import origin, uncommitted
 from microlatent.report.pictures import Album
-from microlatent.report.reading import guarded
+from microlatent.report.reading import Record, guarded
 from microlatent.report.sweep_data import runs_table, wall
 from microlatent.report.task_sections import task_sections
 from microlatent.report.values import moment, number, plural, seconds
@@ -50,13 +51,16 @@ def attention(jobs: Jobs) -> Section | None:
     for why, numbers in list(failed.items())[:MAX_FAILURES]:
         names = ", ".join(f"{job} ({jobs.name(job)})" for job in numbers[:MAX_NAMES])
         more = f" and {len(numbers) - MAX_NAMES} more" if len(numbers) > MAX_NAMES else ""
-        short = why if len(why) <= MAX_REASON else why[:MAX_REASON].rpartition(" ")[0] + " ..."
+        short = why if len(why) <= MAX_REASON else why[:MAX_REASON] + " ..."
         who = "Job" if len(numbers) == 1 else "Jobs"
         notes.append(Note(f"{who} {names}{more} {short}", "error", why if short != why else ""))
     if len(failed) > MAX_FAILURES:
         notes.append(Note(f"{len(failed) - MAX_FAILURES} further kinds of failure; the runs' own pages have them.", "error"))
-    waiting = sum(jobs.states.get(state, 0) for state in ("pending", "running", "interrupted", "lost", "failed"))
-    if waiting:
+    running, pending = jobs.states["running"], jobs.states["pending"]
+    if running:
+        queue = f", {pending} not begun" if pending else ""
+        notes.append(Note(f"{plural(running, 'job')} still running{queue}: this page shows how far they were.", "warning"))
+    elif waiting := pending + sum(jobs.states[state] for state in ("interrupted", "lost", "failed")):
         how = f"python {jobs.plan.entry}.py resume={jobs.plan.folder}"
         notes.append(Note(f"{plural(waiting, 'job')} without a result. To go on: {how}", "warning"))
     changed = sum(bool(uncommitted(record.provenance.get("git") or {})) for record in jobs.records.values())
@@ -65,7 +69,17 @@ def attention(jobs: Jobs) -> Section | None:
     commits = {str((record.provenance.get("git") or {}).get("commit")) for record in jobs.records.values() if record.provenance}
     if len(commits) > 1:
         notes.append(Note(f"The jobs ran with {len(commits)} different commits of the code; compare them with care.", "warning"))
+    if later := ended_since(jobs, jobs.plan.folder / "compare"):
+        how = f"python analyze.py task=compare task.runs={jobs.plan.folder}"
+        notes.append(Note(f"{plural(later, 'job')} ended after the comparison was made. To make it again: {how}", "warning"))
     return Section("attention", "Attention", notes) if notes else None
+
+
+def ended_since(jobs: Jobs, folder: Path) -> int:
+    """Return how many jobs were completed after a review of them began; 0 where there is none."""
+    begun = str(Record(folder).status.get("started") or "")
+    ends = [str(jobs.records[row["job"]].status.get("updated") or "") for row in jobs.rows if row["state"] == "completed"]
+    return sum(end > begun for end in ends) if begun else 0
 
 
 def what_was_swept(jobs: Jobs) -> Section:

@@ -78,11 +78,14 @@ def figures_and_rest(folder: Path, album: Album, skip: set[str] = frozenset()) -
     found += deeper if own and not found else []
     kept = [path for path in found if not any(path.match(pattern) for pattern in skip)]
     rest = len(kept[MAX_FIGURES:]) + (len(deeper) if own and deeper and deeper[0] not in found else 0)
-    return [album.add(path, f"Figure {words(path)}.", words(path)) for path in kept[:MAX_FIGURES]], rest
+    names = [words(path, folder) for path in kept[:MAX_FIGURES]]
+    return [album.add(path, f"Figure {name}.", name) for path, name in zip(kept, names, strict=False)], rest
 
 
-def words(path: Path) -> str:
-    """Return a figure's file name in words."""
+def words(path: Path, within: Path) -> str:
+    """Return a figure's file name in words, after the folder that it is alone in: of a subject, for example."""
+    if path.parent not in (within, within / "figures"):
+        return f"{path.parent.name} {path.stem}".replace("_", " ")
     return path.stem[:1].upper() + path.stem[1:].replace("_", " ")
 
 
@@ -100,8 +103,8 @@ def embed(folder: Path, album: Album) -> tuple[list[Any], set[str]]:
     names, series = [label(str(name)) for name in table["column"]], []
     rows = pd.DataFrame({"predicted": names})
     for source, title in (("latent", "latents"), ("pca_pixels", "PCA of the pixels")):
-        score = next((f"{kind}_{source}" for kind in ("r2", "accuracy", "score") if f"{kind}_{source}" in table), None)
-        if score is None:
+        score = f"r2_{source}"
+        if score not in table:
             continue
         low, high = table[f"lo_{source}"], table[f"hi_{source}"]
         rows[f"R\N{SUPERSCRIPT TWO}, {title}"] = with_interval(table[score], low, high)

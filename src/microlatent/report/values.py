@@ -24,7 +24,7 @@ TERMS = {
     "elbo": "evidence lower bound (nats)",
 }
 PARTS = {"train": "training", "val": "validation", "test": "test"}
-PROBABILITY = re.compile(r"(^|_)(p|q)([_,]|$)")
+PROBABILITY = re.compile(r"(^|_)(p|q)([_, ]|$)")
 NONE = "\N{EN DASH}"
 DIGITS = 4
 
@@ -70,7 +70,10 @@ def decimals(name: str, values: Sequence[Any]) -> int | None:
     top = max(finite)
     if top < 1e-3 or top / min(finite) > 1e6:
         return None
-    return min(max(0, DIGITS - 1 - math.floor(math.log10(top))), DIGITS)
+    places = min(max(0, DIGITS - 1 - math.floor(math.log10(top))), DIGITS)
+    # Beside losses of thousands those of another family, of less than one, would be shown as 0.
+    coarse = sum(v * 10**places < 10 for v in finite)
+    return None if coarse > len(finite) / 10 else places
 
 
 def probability(value: Any) -> str:

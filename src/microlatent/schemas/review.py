@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from microlatent.schemas.checks import MISSING, distinct, one_of
+from microlatent.schemas.checks import MISSING, at_least, distinct, one_of
 
 DIRECTIONS = ("minimize", "maximize")
 
@@ -42,3 +42,7 @@ class ReportConfig:
     name: str = MISSING
     max_points: int = 3000  # points of a scatter plot at most, drawn from the seed
     max_image_px: int = 1000  # longer side of an image in the page at most
+
+    def __post_init__(self) -> None:
+        at_least("task.max_points", self.max_points, 1)
+        at_least("task.max_image_px", self.max_image_px, 240)  # smaller ones show nothing

@@ -61,7 +61,9 @@ class Pool:
         self.running[number] = process, ours
 
     def wait(self) -> list[Finished]:
-        """Wait until a job ends; return those that have."""
+        """Wait until a job ends, if any runs; return those that have."""
+        if not self.running:
+            return []
         multiprocessing.connection.wait([process.sentinel for process, _ in self.running.values()])
         ended = []
         for number, (process, pipe) in list(self.running.items()):

@@ -235,6 +235,8 @@ def point(path: Path, folder: Path) -> None:
 
 def clear(path: Path) -> None:
     """Set the folder of an attempt aside that cannot be continued, under the name of how it ended."""
+    if not run.read_status(path):
+        return
     with lock(path.parent):  # two processes may want the same job: the second finds it cleared, or begun by the first
         state = run.read_status(path).get("state")
         if state in (None, "running", *FINISHED) or run.can_continue(path):

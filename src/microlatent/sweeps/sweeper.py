@@ -9,12 +9,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
@@ -26,6 +27,7 @@ from microlatent.signals import SIGNALS, Interrupted, jobs_first, raise_on_signa
 from microlatent.sweeps import launching, slurm, sweep
 
 ON_THIS_MACHINE = ("BasicLauncher", "LocalLauncher")  # those that would start jobs one by one, and all at once
+DEFERRED = "deferred"  # tag of a value that looks swept to Hydra, and is not
 
 logger = logging.getLogger("microlatent")
 
@@ -47,7 +49,7 @@ def deferred(arguments: list[str]) -> list[str]:
         key, separator, value = argument.partition("=")
         group, dot, _ = key.lstrip("+").partition(".")
         if separator and value and dot and group in GROUPS and not parser.parse_override(argument).is_sweep_override():
-            argument = f"{key}=choice({value})"
+            argument = f"{key}=tag({DEFERRED},choice({QuotedString(value, Quote.single).with_quotes()}))"
         out.append(argument)
     return out
 
@@ -62,6 +64,9 @@ def split(arguments: list[str], config_loader: Any, params: dict[str, str]) -> t
             kind.pop(key, None)
         if not override.is_sweep_override():
             fixed[key] = override.input_line
+        elif DEFERRED in getattr(override.value(), "tags", ()):
+            (value,) = override.value().list
+            fixed[key] = f"{key}={value}"
         elif override.is_discrete_sweep() and len(values := list(override.sweep_string_iterator())) == 1:
             fixed[key] = f"{key}={values[0]}"
         else:
@@ -87,15 +92,24 @@ class JobSweeper(Sweeper):
         return self.config.hydra.job.config_name
 
     def rehearse(self, jobs: Iterable[list[str]]) -> None:
-        """Rehearse every job, here and now; nothing is written."""
+        """Rehearse every job, here and now; what it needs for that is removed again."""
         launcher = BasicLauncher()
         launcher.setup(hydra_context=self.context, task_function=self.task_function, config=self.config)
-        for number, overrides in enumerate(jobs):
-            (done,) = launcher.launch([overrides], initial_job_idx=number)
-            for folder in (Path(self.config.hydra.sweep.dir) / str(number), Path(self.config.hydra.sweep.dir)):
-                folder.rmdir()  # Hydra makes them
-            if done.status.name != "COMPLETED":
-                raise done._return_value
+        plan = sweep.Plan(Path(self.config.hydra.sweep.dir).absolute(), self.entry, [], dict(enumerate(jobs)))
+        if sweep.is_sweep(plan.folder):
+            raise ValueError(f"{plan.folder} holds a sweep already. To rehearse this one leave hydra.sweep.dir out.")
+        made = [folder for folder in (plan.folder, *plan.folder.parents) if not folder.exists()]
+        try:
+            plan.write()  # a job looks there whether others stand on the same run
+            for number, overrides in plan.jobs.items():
+                (done,) = launcher.launch([overrides], initial_job_idx=number)
+                if done.status.name != "COMPLETED":
+                    raise done._return_value
+        finally:
+            (plan.folder / sweep.PLAN).unlink(missing_ok=True)
+            for folder in (*(plan.folder / str(number) for number in plan.jobs), *made):  # Hydra makes a job's folder
+                with suppress(OSError):  # not there, or another command has begun to use it
+                    folder.rmdir()
 
     def begin(self, jobs: dict[int, list[str]], study: dict[str, Any] | None = None, arguments: Iterable[str] = ()) -> sweep.Plan:
         """Claim the folder, write the plan and the index, and make the launcher."""
@@ -129,23 +143,30 @@ class JobSweeper(Sweeper):
             A job makes no sense, such as a key that one of the swept choices lacks.
         """
         from microlatent import command, manual
+        from microlatent.progress import track
 
         jobs = [list(overrides) for overrides in jobs]
         common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
         settings = []
-        for number, overrides in enumerate(jobs):
+        for number, overrides in enumerate(track(jobs, "Checking jobs")):
             try:
                 cfg = self.context.config_loader.load_sweep_config(self.config, overrides)
                 own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+                for key in ("resume", "rerun"):
+                    if own[key]:
+                        raise ValueError(f"{key}={own[key]} is for one run, and -m makes several. Leave -m out.")
                 settings.append(command.settled(self.entry, own, overrides))
             except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
                 user_error = isinstance(error, (ValueError, OSError)) and not isinstance(error, OmegaConfBaseException)
                 reason = str(error) if user_error else manual.explain(error, overrides, self.entry)
-                which = " ".join(one for one in overrides if one not in common)
+                which = " ".join(one for one in overrides if one not in common) or "as typed"
+                remedy = (
+                    " Where only some choices have a key, sweep those apart, and look at all of them together: python analyze.py "
+                    "task=compare task.runs=[<one sweep>,<the other>]"
+                )
                 raise ValueError(
-                    f"{reason}\nThis is job {number} of {len(jobs)} of the sweep ({which}). Nothing was started. Where only some "
-                    "choices have a key, sweep those apart, and look at all of them together: python analyze.py task=compare "
-                    "task.runs=[<one sweep>,<the other>]"
+                    f"{reason}\nThis is job {number} of {len(jobs)} of the sweep ({which}). Nothing was started."
+                    + remedy * ("is a setting of" in reason)
                 ) from error
         return settings
 
@@ -192,6 +213,9 @@ def run_missing(plan: sweep.Plan, launcher: Any, jobs_at_a_time: int | None) -> 
             while waiting and pool.free:
                 number = waiting.pop(0)
                 path = plan.folder / str(number)
+                if run.read_status(sweep.job_folder(plan.folder, number)).get("state") in (*sweep.FINISHED, "running"):
+                    logger.info("job %d of %d is left to another process, which has begun it.", number, len(plan.jobs))
+                    continue
                 logger.info("job %d of %d begins: %s", number, len(plan.jobs), sweep.label(path))
                 pool.start(number, plan.jobs[number], path)
             for ended in pool.wait():

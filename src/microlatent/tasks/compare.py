@@ -34,9 +34,9 @@ FIGURES = ("compare.png", "tradeoffs.png")
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Gather, compare, write."""
-    found = look(settings)
     for name in (*(f"tables/{name}" for name in TABLES), *(f"figures/{name}" for name in FIGURES)):
-        (out / name).unlink(missing_ok=True)  # nothing of an earlier comparison stays beside this one
+        (out / name).unlink(missing_ok=True)  # nothing of an earlier comparison stays beside this one, or beside its failure
+    found = look(settings)
     for note in found.notes:
         log.warning(note)
     for name, table in describe(found).items():

@@ -10,9 +10,9 @@ import pandas as pd
 
 from microlatent import config
 from microlatent.analysis import comparison, configurations
+from microlatent.analysis.configurations import QUALITY
 from microlatent.tasks.compare_runs import Run, arrange, frame
 
-QUALITY = {"best_score": "minimize", "val_explained_variance": "maximize"}  # the first that is one quantity is the objective
 HEALTH = ("best_val_active_units", "best_val_codes_used")  # how much of the latents is used: each family has one of them
 SHOWN = (
     *("val_explained_variance", "best_score", "best_val_recon", "best_val_kl", *HEALTH),
@@ -101,6 +101,11 @@ def compare(runs: list[Run], task: Any, study: dict[str, str] | None = None) -> 
         for name in objectives
         if name in unlike
     ]
+    notes += [
+        f"{number} of {len(counted)} runs {'has' if number == 1 else 'have'} no {name}, and no part in what is said of it."
+        for name in objectives
+        if (number := int(counted[name].isna().sum()))
+    ]
     shown = list(dict.fromkeys([*objectives, *(task.metrics or default_metrics(counted, metrics, unlike))]))
     varied = configurations.varied([one.settings for one in members])
     first = {one.configuration: one.settings for one in reversed(members)}
@@ -129,12 +134,12 @@ def compare(runs: list[Run], task: Any, study: dict[str, str] | None = None) -> 
 def rank(found: Comparison) -> None:
     """Find the best on each objective and the Pareto front, within each of the data.
 
-    A configuration with half of the seeds of others or fewer is not picked: one lucky seed would do.
+    A configuration that has an objective for half of the seeds of others or fewer is not picked: one lucky seed would do.
     """
-    means = found.means
+    objectives, means = list(found.objectives), found.means
     for data, runs in found.counted.groupby("data"):
-        sizes = runs.groupby("configuration").size()
-        part = means.loc[means.index.isin(sizes.index[sizes > sizes.max() / 2])]
+        seeds = runs.groupby("configuration", sort=False)[objectives].count()
+        part = means.loc[seeds.index, objectives].where(seeds > seeds.max() / 2)
         winners = {name: comparison.best(part[name], direction) for name, direction in found.objectives.items()}
         found.best |= {(name, data): winner for name, winner in winners.items() if winner is not None}
         if len(found.objectives) > 1:
@@ -146,13 +151,13 @@ def default_objectives(
 ) -> dict[str, str]:
     """Return a study's objectives; else a quality that is one quantity in all runs, and the number of parameters if it varies.
 
-    The quality is the score that the runs were monitored by where it may be compared, else the explained variance; where that
-    is not known of all runs, the score in spite of its units, of which ``compare`` warns.
+    The quality is the score that the runs were monitored by where it may be compared, else the explained variance, of the runs
+    that have it; where none has, the score in spite of its units. ``compare`` warns of either.
     """
     if known := {name: direction for name, direction in study.items() if name in metrics}:
         return known
-    everywhere = [name for name in QUALITY if name in metrics and counted[name].notna().all()]
-    quality = next((name for name in everywhere if name not in unlike), None) or next(iter(everywhere), None)
+    known = [name for name in QUALITY if name in metrics]
+    quality = min(known, key=lambda name: (name in unlike, counted[name].isna().any()), default=None)
     chosen = {quality: QUALITY[quality]} if quality else {}
     return chosen | ({"parameters": "minimize"} if counted.get("parameters", pd.Series()).nunique() > 1 else {})
 

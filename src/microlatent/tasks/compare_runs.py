@@ -159,8 +159,8 @@ def arrange(runs: list[Run]) -> tuple[list[Run], list[str], list[str]]:
     counted = [one for one in completed if one.is_counted]
     if len({(one.data, one.seed, one.split) for one in counted}) > len({(one.data, one.seed) for one in counted}):
         notes.append(
-            "Runs of one seed do not all hold out the same patches (data.split_by, data.val_share or data.test_share differ), so "
-            "their difference is one of validation parts too."
+            "Runs of one seed do not all hold out the same patches (data.split_by, data.val_share, data.test_share or which "
+            "patches are used at all differ), so their difference is one of validation parts too."
         )
     seeds = {name: {one.seed for one in counted if one.configuration == name} for name in {one.configuration for one in counted}}
     if any(own != set.union(*seeds.values()) for own in seeds.values()):
@@ -168,6 +168,11 @@ def arrange(runs: list[Run]) -> tuple[list[Run], list[str], list[str]]:
             "The configurations do not all have the same seeds, so their means are over different splits. Trust the differences, "
             "which are taken within seeds, and let the missing runs finish. The best and the front are picked among those with "
             "more than half of the seeds."
+        )
+    if pruned := sum(one.state == "pruned" for one in ordered):
+        notes.append(
+            f"{pruned} of the runs {'was' if pruned == 1 else 'were'} pruned for doing badly. A configuration of which "
+            "some seeds were pruned looks better here than it is, since only its good seeds count."
         )
     if len({one.machine for one in counted}) > 1:
         notes.append("The runs were made on different machines, so their seconds and patches/s are not comparable.")

@@ -60,27 +60,32 @@ def ranking(found: Comparison) -> str:
     """Return the best on each objective, and the front."""
     if not found.objectives:
         return ""
-    rows = found.summary.set_index(["configuration", "metric"])
+    rows, sizes = found.summary.set_index(["configuration", "metric"]), found.counted.groupby("configuration").size()
     lines = []
     for (metric, data), name in found.best.items():
-        where = f", data {data}" if data else ""
-        said = f"- **{metric}** ({BETTER[found.objectives[metric]]}{where}): {name}, {spread(rows.loc[(name, metric)])}"
+        where, value = f", data {data}" if data else "", spread(rows.loc[(name, metric)], sizes[name])
+        mark = f" {MARK}" if metric in found.unlike else ""
+        said = f"- **{metric}**{mark} ({BETTER[found.objectives[metric]]}{where}): {name}, {value}"
         lines.append(said + rivals(found, metric, data, name))
     if found.front:
-        what = f"{', '.join(found.objectives)} (no other is as good on all and better on one)"
+        scope = ", within each of the data" if found.counted["data"].nunique() > 1 else ""
+        what = f"{', '.join(found.objectives)} (no other is as good on all and better on one{scope})"
         lines.append(f"- **Pareto front** of {what}: {'; '.join(found.front)}")
     return "## The best\n\n" + "\n".join(lines)
 
 
 def rivals(found: Comparison, metric: str, data: str, winner: str) -> str:
     """Say which other configurations could be the best as well, as far as the seeds tell."""
-    rows = found.differences[(found.differences["metric"] == metric) & (found.differences["data"] == data)]
-    if found.reference or rows.empty or not found.varies_with_seed(metric):
+    rows, known = (table[(table["metric"] == metric) & (table["data"] == data)] for table in (found.differences, found.summary))
+    if found.reference or len(known) == 1 or not found.varies_with_seed(metric):
         return "."
-    chances = comparison.could_be_best(rows, found.objectives[metric]).drop(winner)
+    # One that shares no seed with any other has no p, and nothing rules it out.
+    chances = comparison.could_be_best(rows, found.objectives[metric]).reindex(known["configuration"])
+    if chances.pop(winner) < comparison.ALPHA:
+        return f". Its mean is best, but on the seeds that they share another is better (p < {comparison.ALPHA:.2g}, corrected)."
     close = list(chances.index[~(chances < comparison.ALPHA)])
     if not close:
-        return ". No other could be the best: each is beaten by one (p, corrected)."
+        return f". No other could be the best: each is beaten by one (p < {comparison.ALPHA:.2g}, corrected)."
     if len(close) == len(chances):
         return ". These seeds do not rule out that any other is the best."
     names = "; ".join(close[:MOST_NAMED]) + (f"; and {len(close) - MOST_NAMED} more" if len(close) > MOST_NAMED else "")
@@ -93,7 +98,7 @@ def differences(found: Comparison) -> str:
     for metric in filter(found.varies_with_seed, found.objectives):
         of_metric = found.differences[found.differences["metric"] == metric]
         for data, pairs in of_metric.groupby("data", sort=False):
-            direction, other = found.objectives[metric], found.reference or found.best[metric, data]
+            direction, other = found.objectives[metric], found.reference or found.best.get((metric, data))
             rows = comparison.against(pairs, other)
             if rows.empty:
                 continue
@@ -162,7 +167,7 @@ def left_out(found: Comparison) -> str:
     rows = found.runs[~found.runs["counts"]]
     if rows.empty:
         return ""
-    lines = [[row.run, row.configuration, row.state, _cell(row.reason)] for row in rows.itertuples()]
+    lines = [[row.run, row.configuration, row.state, row.reason] for row in rows.itertuples()]
     return "## Runs that do not count\n\n" + table(["run", "configuration", "state", "reason"], lines)
 
 
@@ -170,9 +175,9 @@ def left_out(found: Comparison) -> str:
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a Markdown table."""
+    """Return a Markdown table; bars and line breaks in what users named do not break it."""
     lines = [list(columns), ["---"] * len(list(columns)), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in line) + " |" for line in lines)
 
 
 def spread(row: Any, num_runs: int | None = None) -> str:
@@ -194,7 +199,7 @@ def _number(count: int, what: str) -> str:
 
 
 def _value(value: Any) -> str:
-    return "-" if value is None or value != value else _cell(f"{value:g}" if isinstance(value, float) else str(value))
+    return "-" if value is None or value != value else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _interval(row: Any) -> str:
@@ -203,7 +208,3 @@ def _interval(row: Any) -> str:
 
 def _p(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2g}" if value >= 0.001 else "< 0.001"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
