@@ -183,6 +183,16 @@ def test_latest_run_of_a_sweep_is_the_same_when_it_goes_on(tmp_path):
     assert completed("analyze", ["-m", "run=other"]) == ["-m", "run=other"]
 
 
+def test_runs_on_different_data_are_not_swept_together(tmp_path):
+    for name in ("wells", "partitions"):
+        run.RunFolder.claim(tmp_path / name).describe({"data": {"name": name}}, {})
+    both = f"run={tmp_path / 'wells'},{tmp_path / 'partitions'}"
+    assert completed("infer", ["-m", f"run={tmp_path / 'wells'},{tmp_path / 'wells'}"])[-1] == "data=wells"
+    with pytest.raises(ValueError, match="names runs on different data: wells, partitions"):
+        completed("infer", ["-m", both])
+    assert completed("analyze", ["-m", "task=report", both]) == ["-m", "task=report", both]
+
+
 def test_torchrun_does_not_run_a_sweep_in_each_of_its_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert completed("train", ["seed=1"]) == ["seed=1"]

@@ -24,8 +24,15 @@ def main(entry: str, doc: str) -> None:
     """Run one of the three commands with the arguments of this process."""
     raise_on_signals()
     try:
+        _command(entry, doc)
+    except Interrupted as stop:
+        sys.exit(stop.exit_code)
+
+
+def _command(entry: str, doc: str) -> None:
+    try:
         sys.argv[1:] = typed = arguments.completed(entry, sys.argv[1:])
-    except (*USER_ERRORS, Interrupted) as error:
+    except USER_ERRORS as error:
         sys.exit(_say(error, debugging=False))
     plugins, sweeps = arguments.plugins(typed), arguments.are_of_a_sweep(typed)
     if {"--help", "-h"} & set(typed):
@@ -49,9 +56,10 @@ def main(entry: str, doc: str) -> None:
         config.load_plugins(plugins)  # a launcher may have begun a process of its own
         try:
             return execute(entry, cfg)
-        except (*USER_ERRORS, Interrupted) as error:
-            if isinstance(error, Interrupted):
-                hand_over(error)  # to a cluster's launcher that waits for this signal
+        except Interrupted as stop:
+            hand_over(stop)  # to a cluster's launcher that waits for this signal
+            raise
+        except USER_ERRORS as error:
             if sweeps:
                 raise  # the sweeper counts it and goes on
             sys.exit(_say(error, debugging))
@@ -70,14 +78,12 @@ def main(entry: str, doc: str) -> None:
     except JobsFailed as failed:
         print(f"error: {failed}", file=sys.stderr)
         sys.exit(JOBS_FAILED)
-    except (*USER_ERRORS, Interrupted) as error:
+    except USER_ERRORS as error:
         sys.exit(_say(error, debugging))
 
 
 def _say(error: Exception, debugging: bool) -> int:
     """Say what went wrong, in one line unless HYDRA_FULL_ERROR=1 asks for the traceback; return the exit code."""
-    if isinstance(error, Interrupted):
-        return error.exit_code
     if debugging:
         traceback.print_exc()
     print(f"error: {_in_words(error)}", file=sys.stderr)
