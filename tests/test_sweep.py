@@ -85,6 +85,7 @@ def test_jobs_of_a_sweep_are_runs_and_the_index_says_how_each_ended(swept):
         assert 0 < row.duration_s < 300
         assert (path / "checkpoints" / "best.ckpt").is_file()
         assert run.read_config(path)["model"]["latent_dim"] == 4
+        assert "model.latent_dim=4" in run.read_provenance(path)["command"]
 
 
 def test_failed_jobs_are_listed_at_the_end_and_in_the_exit_code(swept):

@@ -52,8 +52,11 @@ def _command(entry: str, doc: str) -> None:
     from microlatent import config, manual
     from microlatent.sweeps.sweeper import JobsFailed, deferred
 
+    script = sys.argv[0]
+
     def job(cfg: Any) -> dict[str, float] | None:
         config.load_plugins(plugins)  # a launcher may have begun a process of its own
+        sys.argv[:] = [script, *typed]  # what provenance says was typed
         try:
             return execute(entry, cfg)
         except Interrupted as stop:
