@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 
@@ -234,6 +235,14 @@ def test_index_is_true_while_jobs_run_and_after_they_are_gone(tmp_path):
     status = json.loads((tmp_path / "1" / "status.json").read_text())
     (tmp_path / "1" / "status.json").write_text(json.dumps(status | {"process_started": 1.0}))  # another process of that number
     assert list(sweep.index(tmp_path)["state"]) == ["pending", "lost", "pending"]
+
+
+@pytest.mark.parametrize("damage", [{"jobs": [1]}, {"jobs": {"a": "b"}}, {"study": "x"}, {"arguments": None}, {"unknown": 1}])
+def test_damaged_plan_is_named(tmp_path, damage):
+    plan = {"entry": "train", "arguments": [], "jobs": {0: ["seed=1"]}} | damage
+    (tmp_path / sweep.PLAN).write_text(yaml.safe_dump(plan))
+    with pytest.raises(ValueError, match=r"sweep.yaml (is damaged|cannot be read)"):
+        sweep.read_plan(tmp_path)
 
 
 def test_two_sweeps_of_one_second_do_not_share_a_folder(tmp_path):

@@ -46,7 +46,7 @@ def described(job: Path, settings: object) -> None:
 
 
 def test_job_of_a_sweep_is_named_by_what_was_varied_and_tagged_by_its_choices(compose, tmp_path):
-    job = plan(tmp_path, study={"name": "s"})
+    job = plan(tmp_path, study={"name": "s", "objectives": {"best_score": "minimize"}})
     made = identity(compose("train", "data.root=demo", "logger.tags=[mine]"), job)
     assert (made["group"], made["job_type"], made["name"]) == ("20261120-120000", "train", "vqvae_z16 seed=2")
     assert made["tags"] == ["vqvae_z16", "wells", "cpu", "20261120-120000", "study", "mine"]

@@ -81,11 +81,18 @@ def read_plan(folder: Path) -> Plan:
         The file is damaged.
     """
     try:
-        return Plan(folder=folder.absolute(), **yaml.safe_load((folder / PLAN).read_text()))
+        plan = Plan(folder=folder.absolute(), **yaml.safe_load((folder / PLAN).read_text()))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{folder} is no sweep: it has no {PLAN}. Name a folder below outputs/sweeps/.") from error
     except (TypeError, yaml.YAMLError) as error:
         raise ValueError(f"{folder / PLAN} cannot be read ({error}). It must be as the sweep wrote it.") from error
+    jobs_are_whole = isinstance(plan.jobs, dict) and all(
+        isinstance(number, int) and isinstance(overrides, list) for number, overrides in plan.jobs.items()
+    )
+    study_is_whole = plan.study is None or (isinstance(plan.study, dict) and isinstance(plan.study.get("objectives"), dict))
+    if not (jobs_are_whole and study_is_whole and isinstance(plan.arguments, list)):
+        raise ValueError(f"{folder / PLAN} is damaged: its jobs, arguments or study are not as the sweep wrote them.")
+    return plan
 
 
 def claim(plan: Plan, *, anew: bool) -> Plan:
