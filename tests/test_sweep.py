@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from microlatent import run
 from microlatent.arguments import completed
 from microlatent.files import write_text
-from microlatent.sweeps import sweep
+from microlatent.sweeps import launching, sweep
 from microlatent.sweeps.sweeper import deferred, grid, run_missing, split
 from microlatent.tracking import differing_history
 from tests.conftest import ROOT
@@ -235,6 +235,29 @@ def test_index_is_true_while_jobs_run_and_after_they_are_gone(tmp_path):
     status = json.loads((tmp_path / "1" / "status.json").read_text())
     (tmp_path / "1" / "status.json").write_text(json.dumps(status | {"process_started": 1.0}))  # another process of that number
     assert list(sweep.index(tmp_path)["state"]) == ["pending", "lost", "pending"]
+
+
+class Talkative:
+    """A launcher whose job returns more than a pipe holds, or dies without a word."""
+
+    def launch(self, job_overrides, initial_job_idx):
+        """Be one job, by its number."""
+        if initial_job_idx == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done = JobReturn(status=JobStatus.COMPLETED)
+        done.return_value = {f"metric_{n}": float(n) for n in range(20_000)}
+        return [done]
+
+
+def test_job_with_much_to_say_ends_and_one_that_dies_is_told_apart(tmp_path):
+    pool = launching.Pool(Talkative(), 2)
+    for number in (0, 1):
+        pool.start(number, [], tmp_path / str(number))
+    ended = {}
+    while pool.running:
+        ended |= {one.number: one for one in pool.wait()}
+    assert len(ended[0].value) == 20_000
+    assert (ended[1].value, ended[1].error) == (None, "its process was killed (SIGKILL)")
 
 
 @pytest.mark.parametrize("damage", [{"jobs": [1]}, {"jobs": {"a": "b"}}, {"study": "x"}, {"arguments": None}, {"unknown": 1}])

@@ -11,6 +11,7 @@ import multiprocessing.connection
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ class Pool:
     def __init__(self, launcher: Any, num_jobs: int) -> None:
         self.launcher, self.num_jobs = launcher, num_jobs
         self.running: dict[int, tuple[Any, Any]] = {}  # number -> process, end of its pipe
+        self.said: dict[int, tuple[Any, Any]] = {}  # number -> value and error of a job that has told them and goes on to end
 
     @property
     def free(self) -> int:
@@ -61,18 +63,21 @@ class Pool:
         self.running[number] = process, ours
 
     def wait(self) -> list[Finished]:
-        """Wait until a job ends, if any runs; return those that have."""
+        """Wait until a job says or does something, if any runs; return those that have ended."""
         if not self.running:
             return []
-        multiprocessing.connection.wait([process.sentinel for process, _ in self.running.values()])
+        sentinels = [process.sentinel for process, _ in self.running.values()]
+        unread = [pipe for number, (_, pipe) in self.running.items() if number not in self.said]
+        multiprocessing.connection.wait([*sentinels, *unread])
         ended = []
         for number, (process, pipe) in list(self.running.items()):
-            if not process.is_alive():
+            is_alive = process.is_alive()  # asked first: what it said before its end is in the pipe by then
+            if number not in self.said and pipe.poll():  # read at once: a job with much to say cannot end before
+                with suppress(EOFError):
+                    self.said[number] = pipe.recv()
+            if not is_alive:
                 process.join()
-                try:
-                    value, error = pipe.recv() if pipe.poll() else (None, _last_words(process.exitcode))
-                except EOFError:
-                    value, error = None, _last_words(process.exitcode)
+                value, error = self.said.pop(number, None) or (None, _last_words(process.exitcode))
                 pipe.close()
                 del self.running[number]
                 ended.append(Finished(number, value, error))
