@@ -42,7 +42,7 @@ def launcher_of(name: str, *overrides: str):
         ("slurm_gpu", "SlurmLauncher", {"gpus_per_node": 1, "cpus_per_task": 8, "max_num_timeout": 20}),
     ],
 )
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")  # Hydra's, of a file with the name of a schema
 def test_our_values_win_over_the_plugins(name, kind, values):
     launcher = launcher_of(name)
     made = launcher.joblib if name == "joblib" else launcher.params
