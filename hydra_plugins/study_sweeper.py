@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-
-from microlatent.schemas.study import StudyConfig
+from microlatent.schemas.sweeper import StudyConfig
 from microlatent.sweeps import sweeper
 
-ConfigStore.instance().store(group="hydra/sweeper", name="StudyConfig", node=StudyConfig)
 logger = logging.getLogger("microlatent")
 
 

@@ -14,6 +14,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from microlatent.sweeps.sweep import find_sweeps
+
 ROOT = Path(__file__).parents[1]
 COMMANDS = {
     "wells": (
@@ -72,8 +74,7 @@ def run(system: str, outputs: Path, console: Console) -> None:
     """Run the commands of one system and report."""
     started = time.perf_counter()
     for line in COMMANDS[system]:
-        sweeps = sorted(outputs.glob("sweeps/*/sweep.yaml"))
-        line = line.format(sweep=sweeps[-1].parent if sweeps else "")
+        line = line.format(sweep=next(iter(find_sweeps(outputs)[-1:]), ""))
         console.rule(f"python {line}", align="left")
         before = time.perf_counter()
         extra = [f"outputs={outputs}", *([f"name={system}-demo"] if "run=latest" in line else [])]
@@ -82,7 +83,7 @@ def run(system: str, outputs: Path, console: Console) -> None:
             sys.exit(done.returncode)
         console.print(f"[dim]{time.perf_counter() - before:.0f} s[/dim]")
     if system == "sweeps":
-        folder = sorted(outputs.glob("sweeps/*/sweep.yaml"))[-1].parent
+        folder = find_sweeps(outputs)[-1]
     else:
         folder = max((outputs / f"{system}-demo").glob("*/process")).parent
     REPORTS[system](folder, console)

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from microlatent import config, manual, run
-from microlatent.schemas.study import StudyConfig
+from microlatent.schemas.sweeper import StudyConfig
 from microlatent.sweeps import pruning, recipe, search, search_space, study, sweep
 from microlatent.sweeps.launching import Finished
 from microlatent.sweeps.trials import Trials

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from microlatent import schemas
 from microlatent.schemas import MISSING, Settings
+from microlatent.schemas.sweeper import GridConfig, StudyConfig
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,8 @@ for _name in ("cpu", "gpu", "smoke"):
 for _name in ("wandb", "csv"):
     register("logger", _name, schemas.LoggerConfig, yaml=True)
 ConfigStore.instance().store(name="Settings", node=Settings)
+for _schema in (GridConfig, StudyConfig):
+    ConfigStore.instance().store(group="hydra/sweeper", name=_schema.__name__, node=_schema)
 
 
 def load_plugins(modules: list[str]) -> None:

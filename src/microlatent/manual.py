@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from microlatent.config import BY_DATA, CONF, GROUPS, REGISTRY, keys_of, model_keys, nearest
 from microlatent.schemas import Settings
-from microlatent.schemas.study import StudyConfig
+from microlatent.schemas.sweeper import GridConfig, StudyConfig
 
 
 def explain(error: Exception, overrides: list[str], entry: str) -> str:
@@ -45,9 +45,13 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
             if having:
                 return f"{typed}: {leaf} is a setting of {', '.join(having)} alone. {nearest(leaf, known)}"
             return f"{typed}: {group} has no setting {leaf!r}. {nearest(leaf, known)}"
-        if key.startswith("hydra.sweeper.") and "hydra/sweeper=study" in overrides:
-            known = {field.name for field in fields(StudyConfig)} - {"_target_"}
-            return f"{typed}: a study has no setting {key.rpartition('.')[2]!r}. {nearest(key.rpartition('.')[2], known)}"
+        if key.startswith("hydra.sweeper."):
+            of_grid, of_study = ({field.name for field in fields(one)} - {"_target_"} for one in (GridConfig, StudyConfig))
+            leaf, is_study = key.rpartition(".")[2], "hydra/sweeper=study" in overrides
+            if leaf in of_study and not is_study:
+                return f"{typed}: {leaf} is a setting of a study. Add hydra/sweeper=study, or leave it out."
+            what, known = ("a study", of_study) if is_study else ("a grid", of_grid)
+            return f"{typed}: {what} has no setting {leaf!r}. {nearest(leaf, known)}"
         return (
             f"{typed}: there is no setting {key!r}. {nearest(key, {*GROUPS, 'experiment', *(f.name for f in fields(Settings))})}"
         )

@@ -94,7 +94,7 @@ class Draft:
         """Say what the sweeper would refuse: a grid intervals; a study its own settings, ranges, or that nothing is searched."""
         if not self.is_sweep:
             return []
-        from microlatent.schemas.study import StudyConfig
+        from microlatent.schemas.sweeper import StudyConfig
         from microlatent.sweeps import search_space, sweeper
 
         _, swept = sweeper.split(self.overrides, None, {})

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from microlatent import config, manual
-from microlatent.schemas.study import StudyConfig
+from microlatent.schemas.sweeper import GridConfig, StudyConfig
 
 ORDER = ("patch", "assemble", "train", "fine-tune", "process", "reconstruct")  # the rest follow as they are registered
 USUAL = {"launcher": "basic", "sweeper": "grid"}  # Hydra's own launcher: one job after another; every combination
+SWEEPERS = {"grid": GridConfig, "study": StudyConfig}
 ONE_SYSTEM = {  # tasks that read what only one system's data have
     "patch": "wells",
     "match": "wells",
@@ -94,7 +95,7 @@ def hydra_settings(group: str, name: str) -> dict[str, str]:
     path = config.CONF / "hydra" / group / f"{name}.yaml"
     if not path.exists():
         return {}  # Hydra's own
-    found = manual.meanings(StudyConfig) if name == "study" else {}
+    found = manual.meanings(SWEEPERS[name]) if group == "sweeper" else {}
     for base in re.findall(r"^  - (\w+)", path.read_text(), re.MULTILINE):
         found |= hydra_settings(group, base)
     found |= dict(re.findall(r"^(\w+): .*?  # (.*)$", path.read_text(), re.MULTILINE))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from microlatent.schemas.study import StudyConfig
+from microlatent.schemas.sweeper import StudyConfig
 from microlatent.sweeps import sweep
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Settings of a study: ``hydra/sweeper=study hydra.sweeper.<key>=...``."""
+"""Settings of what makes jobs of ``-m``, a grid or a study: ``hydra.sweeper.<key>=...``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from microlatent.schemas.checks import at_least, one_of
 SAMPLERS = ("tpe", "random", "nsga2")
 PRUNERS = ("median", "hyperband", "none")
 DIRECTIONS = ("minimize", "maximize")
+
+
+@dataclass(kw_only=True)
+class GridConfig:
+    """Every combination of the swept values (``hydra_plugins/grid_sweeper.py``)."""
+
+    _target_: str = "hydra_plugins.grid_sweeper.GridSweeper"  # what Hydra makes of it
+    n_jobs: int | None = None  # jobs at a time; default: one on this machine, as many as the launcher takes elsewhere
+    params: dict[str, str] = field(default_factory=dict)  # {key: values}, swept as if typed
 
 
 @dataclass(kw_only=True)
