@@ -76,9 +76,10 @@ def assemble(supp: Path, out: Path) -> None:
 
 def assemble_ours(supp: Path, out: Path) -> None:
     """Write the store of the same well."""
-    from microlatent.data.well_files import find_wells
-    from microlatent.schemas import AssembleWellsConfig, Settings, WellsConfig
-    from microlatent.tasks.assemble_wells import assemble
+    from microlatent.schemas import Settings
+    from microlatent.systems.wells.assemble import assemble
+    from microlatent.systems.wells.files import find_wells
+    from microlatent.systems.wells.schema import AssembleWellsConfig, WellsConfig
 
     settings = Settings(data=WellsConfig(name="wells", root=str(supp)), task=AssembleWellsConfig(name="assemble"))
     (well,) = find_wells(supp, None, None, None)
@@ -88,7 +89,7 @@ def assemble_ours(supp: Path, out: Path) -> None:
 def main() -> None:
     """Run one way and print its seconds, its peak memory, and how much of that came after the imports, in MB."""
     from microlatent import allocator
-    from microlatent.tasks import assemble_wells as _  # noqa: F401  both import the same, so that their memory compares
+    from microlatent.systems.wells import assemble as _  # noqa: F401  both import the same, so that their memory compares
 
     way, supp, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     if way == "ours":

@@ -12,8 +12,8 @@ from rich.table import Table
 from benchmarks.network import build, relations
 from benchmarks.reference import ReferenceVQVAE, augment_one_by_one, process_one_by_one
 from benchmarks.timing import alternate, spread
+from microlatent.contract import Batch
 from microlatent.data.augment import dihedral, draw
-from microlatent.data.batch import Batch
 
 PATCHES = 8192  # in device memory: 0.5 GB of uint16
 STEPS = 20  # per turn, so that launching and waiting are part of it as in training

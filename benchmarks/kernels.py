@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.timing import alternate
 from microlatent import allocator
-from microlatent.data.batch import Batch
+from microlatent.contract import Batch
 from microlatent.models.autoencoder import Autoencoder
 from microlatent.models.fourier import FourierConvTranspose
 from microlatent.schemas import AEConfig

@@ -13,8 +13,8 @@ import torch
 from benchmarks.reference import ReferenceVQVAE, augment_one_by_one, process_one_by_one
 from benchmarks.timing import alternate
 from microlatent import allocator
+from microlatent.contract import Batch
 from microlatent.data.augment import dihedral, draw
-from microlatent.data.batch import Batch
 from microlatent.models.vqvae import VQVAE
 from microlatent.schemas import VQVAEConfig
 

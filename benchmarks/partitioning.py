@@ -63,8 +63,9 @@ def theirs(folder: Path, out: Path) -> int:
 
 def ours(folder: Path, out: Path) -> int:
     """Write the stores of the same images: the remainder is covered too, and the statistics of every partition are kept."""
-    from microlatent.schemas import AssemblePartitionsConfig, PartitionsConfig, Settings
-    from microlatent.tasks.assemble_partitions import run
+    from microlatent.schemas import Settings
+    from microlatent.systems.partitions.assemble import run
+    from microlatent.systems.partitions.schema import AssemblePartitionsConfig, PartitionsConfig
     from microlatent.tracking import NullTracker
 
     data = PartitionsConfig(name="partitions", root=str(folder), store=str(out / "stores"))
@@ -75,7 +76,7 @@ def ours(folder: Path, out: Path) -> int:
 def one(way: str, folder: Path, out: Path) -> dict[str, float]:
     """Run one way and return its partitions, seconds and peak memory, and how much of that came after the imports, in MB."""
     from microlatent import allocator
-    from microlatent.tasks import assemble_partitions as _  # noqa: F401  both import the same, so that their memory compares
+    from microlatent.systems.partitions import assemble as _  # noqa: F401  both import the same, so that their memory compares
 
     if way == "ours":
         allocator.tune()

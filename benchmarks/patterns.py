@@ -14,11 +14,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.timing import alternate
-from microlatent.analysis import patterns
-from microlatent.data.batch import Batch
+from microlatent.contract import Batch
 from microlatent.data.normalise import EPS
 from microlatent.models.kikuchi_cnn import KikuchiCNN
 from microlatent.schemas import KikuchiCNNConfig
+from microlatent.systems.kikuchi import preprocessing
 
 SIZES = {(60, 60): 2048, (400, 500): 64}  # pattern, and how many
 BATCH = 64
@@ -36,8 +36,8 @@ def by_loop(raw: np.ndarray, background: np.ndarray) -> np.ndarray:
 
 def at_once(raw: np.ndarray, background: torch.Tensor) -> np.ndarray:
     """Do the same with all of them."""
-    x = patterns.remove_static(torch.from_numpy(raw).float(), background, "subtract")
-    x = patterns.remove_dynamic(x, raw.shape[2] / 8, "subtract")
+    x = preprocessing.remove_static(torch.from_numpy(raw).float(), background, "subtract")
+    x = preprocessing.remove_dynamic(x, raw.shape[2] / 8, "subtract")
     x -= x.mean((1, 2), keepdim=True)
     return (x / (x.square().mean((1, 2), keepdim=True).sqrt() + EPS)).numpy()
 

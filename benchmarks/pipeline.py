@@ -20,13 +20,14 @@ from benchmarks.network import build
 from benchmarks.reference import augment_one_by_one
 from benchmarks.timing import ROOT, alternate
 from microlatent import allocator, training
-from microlatent.data.batch import Batch
+from microlatent.contract import Batch
 from microlatent.data.split import Split
 from microlatent.data.store import Store
-from microlatent.data.wells import WellPatches
 from microlatent.losses import Losses
 from microlatent.run import RunFolder
-from microlatent.schemas import LoggerConfig, Settings, TrainConfig, TrainerConfig, WellsConfig
+from microlatent.schemas import LoggerConfig, Settings, TrainConfig, TrainerConfig
+from microlatent.systems.wells.schema import WellsConfig
+from microlatent.systems.wells.source import WellPatches
 from microlatent.tracking import NullTracker
 
 BATCH = 64

@@ -63,11 +63,11 @@ def stores_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def without_figures():
-    """Let training runs draw nothing, which is most of the time of a small one; test_training.py looks at the figures."""
-    from microlatent import evaluation
+    """Let training runs draw nothing, which is most of the time of a small one; core/test_training.py looks at the figures."""
+    from microlatent import validation
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "leave_figures", lambda *_: None)
+        patch.setattr(validation, "leave_figures", lambda *_: None)
         yield
 
 

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from microlatent.data.ebsd.write import write_h5oina, write_kikuchipy
+from microlatent.systems.kikuchi.ebsd.write import write_h5oina, write_kikuchipy
 
 MAP_SHAPE, PATTERN_SHAPE, STEP_UM = (4, 5), (6, 8), (0.5, 0.25)
 

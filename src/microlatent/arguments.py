@@ -111,7 +111,8 @@ def _sweep_again(entry: str, arguments: list[str]) -> list[str]:
     ValueError
         Something else was typed that would change what the sweep is.
     """
-    from microlatent.sweeps import slurm, sweep
+    from microlatent import slurm
+    from microlatent.sweeps import sweep
 
     others = [argument for argument in arguments if argument not in ("-m", "--multirun")]
     folder = next((Path(argument.split("=", 1)[1]) for argument in others if argument.startswith("resume=")), None)

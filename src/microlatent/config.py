@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("model", "data", "task", "trainer", "logger")
+SYSTEMS = ("wells", "partitions", "mnist", "kikuchi")  # each a folder below systems/ that registers what it has
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Choice:
     schema: type
     target: str | None = None  # "module:attribute"
     entry: str | None = None  # for tasks: the command they belong to
+    specimens: str | None = None  # for data: module whose SPECIMENS simulate raw files, by the value of data.root
 
     def load(self) -> Any:
         """Import and return the target."""
@@ -46,7 +48,14 @@ REGISTRY: dict[str, dict[str, Choice]] = {group: {} for group in (*GROUPS, *(f"t
 
 
 def register(
-    group: str, name: str, schema: type, target: str | None = None, entry: str | None = None, *, yaml: bool = False
+    group: str,
+    name: str,
+    schema: type,
+    target: str | None = None,
+    entry: str | None = None,
+    *,
+    yaml: bool = False,
+    specimens: str | None = None,
 ) -> None:
     """Add a choice to a group; a plugin calls this at import.
 
@@ -63,12 +72,15 @@ def register(
         ``module:attribute`` of the model class or data source, ``module`` of a task (with ``run`` and ``rehearse``).
     entry
         For tasks: ``train``, ``infer`` or ``analyze``.
+    specimens
+        For data: ``module`` whose ``SPECIMENS`` hold, by the value of ``data.root``, functions that
+        simulate raw files in a folder.
     yaml
         The values come from ``conf/<group>/<name>.yaml``, which names the schema; plugins leave it False.
     """
     if group not in REGISTRY:
         raise ValueError(f"{group!r} is no config group. {nearest(group, REGISTRY)}")
-    REGISTRY[group][name] = Choice(schema, target, entry)
+    REGISTRY[group][name] = Choice(schema, target, entry, specimens)
     store = ConfigStore.instance()
     if group.startswith("task/"):
         store.store(group=group, name=name, node=schema)  # conf/task/<task>.yaml gives the name
@@ -85,28 +97,11 @@ for _name in ("ae_bern", "ae_gauss"):
 for _name in ("vae_bern", "vae_gauss"):
     register("model", _name, schemas.VAEConfig, "microlatent.models.autoencoder:VariationalAutoencoder", yaml=True)
 register("model", "kikuchi_cnn", schemas.KikuchiCNNConfig, "microlatent.models.kikuchi_cnn:KikuchiCNN", yaml=True)
-register("data", "wells", schemas.WellsConfig, "microlatent.data.wells:open_source", yaml=True)
-register("data", "partitions", schemas.PartitionsConfig, "microlatent.data.partitions:open_source", yaml=True)
-register("data", "mnist", schemas.MnistConfig, "microlatent.data.mnist:open_source", yaml=True)
-register("data", "kikuchi", schemas.KikuchiConfig, "microlatent.data.kikuchi:open_source", yaml=True)
 register("task", "train", schemas.TrainConfig, "microlatent.training", "train", yaml=True)
-register("task", "patch", schemas.PatchConfig, "microlatent.tasks.patch", "infer", yaml=True)
-register("task/assemble", "wells", schemas.AssembleWellsConfig, "microlatent.tasks.assemble_wells", "infer")
-register("task/assemble", "partitions", schemas.AssemblePartitionsConfig, "microlatent.tasks.assemble_partitions", "infer")
-register("task/assemble", "mnist", schemas.AssembleMnistConfig, "microlatent.tasks.assemble_mnist", "infer")
-register("task/assemble", "kikuchi", schemas.AssembleKikuchiConfig, "microlatent.tasks.assemble_kikuchi", "infer")
 register("task", "process", schemas.ProcessConfig, "microlatent.tasks.process", "infer", yaml=True)
-register("task", "reconstruct", schemas.ReconstructConfig, "microlatent.tasks.reconstruct", "infer", yaml=True)
-register("task", "match", schemas.MatchConfig, "microlatent.tasks.match", "analyze", yaml=True)
 register("task", "embed", schemas.EmbedConfig, "microlatent.tasks.embed", "analyze", yaml=True)
-register("task/maps", "partitions", schemas.MapsConfig, "microlatent.tasks.maps", "analyze")
-register("task/maps", "kikuchi", schemas.MapsKikuchiConfig, "microlatent.tasks.maps_kikuchi", "analyze")
 for _name in ("wells", "partitions", "mnist"):
     register("task/cluster", _name, schemas.ClusterConfig, "microlatent.tasks.cluster", "analyze")
-register("task/cluster", "kikuchi", schemas.ClusterKikuchiConfig, "microlatent.tasks.cluster_kikuchi", "analyze")
-register("task", "bandcontrast", schemas.BandContrastConfig, "microlatent.tasks.bandcontrast", "analyze", yaml=True)
-register("task", "associate", schemas.AssociateConfig, "microlatent.tasks.associate", "analyze", yaml=True)
-register("task", "outcome", schemas.OutcomeConfig, "microlatent.tasks.outcome", "analyze", yaml=True)
 register("task", "compare", schemas.CompareConfig, "microlatent.tasks.compare", "analyze", yaml=True)
 register("task", "report", schemas.ReportConfig, "microlatent.tasks.report", "analyze", yaml=True)
 for _name in ("cpu", "gpu", "smoke"):
@@ -116,6 +111,8 @@ for _name in ("wandb", "csv"):
 ConfigStore.instance().store(name="Settings", node=Settings)
 for _schema in (GridConfig, StudyConfig):
     ConfigStore.instance().store(group="hydra/sweeper", name=_schema.__name__, node=_schema)
+for _name in SYSTEMS:
+    import_module(f"microlatent.systems.{_name}")
 
 
 def load_plugins(modules: list[str]) -> None:

@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 import yaml
 
+from microlatent import slurm
 from microlatent.files import create_text, write_json, write_text
-from microlatent.sweeps import slurm
 
 
 @dataclass

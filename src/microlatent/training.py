@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from microlatent import checkpoint, config, distributed, evaluation
-from microlatent.data.batch import Batch
+from microlatent import checkpoint, config, distributed, validation
+from microlatent.contract import Batch
 from microlatent.data.source import PatchSource
 from microlatent.data.split import PARTS
 from microlatent.device import choose_device
@@ -58,7 +58,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     if saved:
         refuse_changed_data(saved, source)
     model = build_model(settings, source).to(device)
-    evaluation.refuse_likelihood(model, source, settings)
+    validation.refuse_likelihood(model, source, settings)
     if settings.init_from and not saved:
         path = Path(settings.init_from)
         path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
@@ -71,21 +71,21 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     born = birth(settings, source)
     if distributed.rank() == 0:
         RunFolder(out).describe(config.plain(settings) | {"resume": None}, born)
-    parameters = evaluation.num_parameters(model)
+    parameters = validation.num_parameters(model)
     parts = ", ".join(f"{len(source.rows[part])} {part}" for part in PARTS if len(source.rows[part]))
     logger.info("%s: %d parameters; patches: %s; channels: %s", settings.model.name, parameters, parts, source.channels)
     position = fit(settings, model, source, out, tracker, saved, born, device)
-    numbers = evaluation.final_numbers(position, trainer.monitor, parameters)
+    numbers = validation.final_numbers(position, trainer.monitor, parameters)
     distributed.share(None)  # the best checkpoint is written
     checkpoint.load_state(model, checkpoint.load(out / "checkpoints" / "best.ckpt", device)["model"], "best.ckpt")
-    numbers |= evaluation.scalars(evaluation.evaluate(settings, model, source, device, "test"))
+    numbers |= validation.scalars(validation.evaluate(settings, model, source, device, "test"))
     for part in ("val", "test"):
-        numbers |= evaluation.explained_variance(settings, model, source, device, part)
+        numbers |= validation.explained_variance(settings, model, source, device, part)
     if distributed.rank() == 0:
-        if trainer.likelihood_samples and evaluation.has_likelihood(model):
-            numbers |= evaluation.log_likelihood(settings, model, source, device)
+        if trainer.likelihood_samples and validation.has_likelihood(model):
+            numbers |= validation.log_likelihood(settings, model, source, device)
         write_csv(pd.DataFrame(numbers.items(), columns=["metric", "value"]), out / "metrics.csv")
-        evaluation.leave_figures(settings, model.eval(), source, out, tracker, device)
+        validation.leave_figures(settings, model.eval(), source, out, tracker, device)
         tracker.artifact("checkpoint", "model", out / "checkpoints" / "best.ckpt")
     return numbers
 
@@ -101,7 +101,7 @@ def fit(
     device: torch.device,
 ) -> Position:
     """Run the loop from the beginning or from a checkpoint to the last epoch; return where it ended."""
-    trainer, options = settings.trainer, evaluation.batch_options(model, settings.trainer)
+    trainer, options = settings.trainer, validation.batch_options(model, settings.trainer)
     model.to(memory_format=torch.channels_last if trainer.channels_last else torch.contiguous_format)
     optimiser = make_optimiser(model, trainer)
     position, sums = restore(saved, model, optimiser, device) if saved else (Position(), Sums())
@@ -110,15 +110,15 @@ def fit(
         objective = nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
     if trainer.compile:
         objective = torch.compile(objective)
-    autocast = evaluation.autocast_for(trainer, device)
-    train_batches = len(evaluation.limited(source.plan("train", 0, trainer.batch_size, settings.seed), trainer))
+    autocast = validation.autocast_for(trainer, device)
+    train_batches = len(validation.limited(source.plan("train", 0, trainer.batch_size, settings.seed), trainer))
     guard = FiniteGuard(source.table["key"].to_numpy(), device)
     trial = pruning.trial_of(out) if distributed.world_size() == 1 else None
 
     if trainer.epochs == 0:  # a run of given weights, so that all that stands on runs works with them
-        position.history.append({"epoch": 0, "step": 0, **evaluation.evaluate(settings, model, source, device)})
+        position.history.append({"epoch": 0, "step": 0, **validation.evaluate(settings, model, source, device)})
         save([out / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")], model, optimiser, position, sums, born)
-        evaluation.write_history(position.history, out)
+        validation.write_history(position.history, out)
         return position
 
     with StopSignals() as stop:
@@ -128,7 +128,7 @@ def fit(
                 break
             model.train()
             started = time.perf_counter() - position.seconds
-            plan = evaluation.limited(source.plan("train", epoch, trainer.batch_size, settings.seed), trainer)
+            plan = validation.limited(source.plan("train", epoch, trainer.batch_size, settings.seed), trainer)
             for rows in track(plan[position.batch :], f"Epoch {epoch + 1}/{trainer.epochs}"):
                 # lr
                 lr = learning_rate(trainer, position.step, trainer.epochs * train_batches)
@@ -163,12 +163,12 @@ def fit(
 
             # evaluate
             row = {"epoch": epoch + 1, "step": position.step, "lr": lr, **sums.means("train")}
-            health, warnings = evaluation.summarise(model, sums.tallies, training=True)
+            health, warnings = validation.summarise(model, sums.tallies, training=True)
             row |= {f"train_{name}": value for name, value in health.items()}
-            row |= evaluation.evaluate(settings, model, source, device)
+            row |= validation.evaluate(settings, model, source, device)
             seconds = time.perf_counter() - started
             row |= {"seconds": round(seconds, 3), "patches_per_s": round(sums.patches / seconds, 1)}
-            score = evaluation.monitored(row, trainer.monitor)
+            score = validation.monitored(row, trainer.monitor)
             if not math.isfinite(score):
                 raise ValueError(
                     f"The {trainer.monitor} loss of epoch {epoch + 1} is {score} on the validation patches. Lower trainer.lr, or "
@@ -187,11 +187,11 @@ def fit(
                     kept.append(folder / f"epoch{position.epoch:04d}.ckpt")
                 # last.ckpt is named last, because a run goes on from it and must find the others written.
                 save([*kept, folder / "last.ckpt"], model, optimiser, position, sums, born)
-                evaluation.write_history(position.history, out)
-                tracker.log(evaluation.scalars(row), step=position.step)
-                tracker.summarise(evaluation.final_numbers(position, trainer.monitor, evaluation.num_parameters(model)))
+                validation.write_history(position.history, out)
+                tracker.log(validation.scalars(row), step=position.step)
+                tracker.summarise(validation.final_numbers(position, trainer.monitor, validation.num_parameters(model)))
                 if trainer.figure_every and position.epoch % trainer.figure_every == 0 and hasattr(model, "reconstruct"):
-                    tracker.image("epoch", evaluation.draw_epoch(model, source, out, position.epoch, device))
+                    tracker.image("epoch", validation.draw_epoch(model, source, out, position.epoch, device))
                 report(out, row, warnings)
 
             # stop
@@ -252,10 +252,10 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     model = build_model(settings, source).to(device)
     said = Rehearsal(reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores])
     for part in PARTS:
-        plan = evaluation.limited(source.plan(part, 0, trainer.batch_size, settings.seed), trainer)
+        plan = validation.limited(source.plan(part, 0, trainer.batch_size, settings.seed), trainer)
         if not plan:
             continue
-        batch = source.batch(plan[0], device, **evaluation.batch_options(model, trainer))
+        batch = source.batch(plan[0], device, **validation.batch_options(model, trainer))
         said.notes.append(f"{part}: {len(source.rows[part])} patches, {len(plan)} batches; the first is {tuple(batch.x.shape)}")
         if part == "train":
             for _ in range(2):  # the first pays for set-up
@@ -267,7 +267,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     kept = 2 + (trainer.epochs // trainer.checkpoint_every if trainer.checkpoint_every else 0)
     said.disk_mb = kept * 3 * size / 1e6 + 1
     said.memory_mb = psutil.Process().memory_info().rss / 1e6
-    said.notes.append(f"{settings.model.name}: {evaluation.num_parameters(model)} parameters on {device}")
+    said.notes.append(f"{settings.model.name}: {validation.num_parameters(model)} parameters on {device}")
     names = "config.yaml provenance.json status.json split.csv history.csv metrics.csv checkpoints/ figures/"
     said.writes = [str(out / name) for name in names.split()]
     return said

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from microlatent.analysis.trajectories import interval
+from microlatent.systems.wells.trajectories import interval
 
 ALPHAS = np.logspace(-6, 3, 19)  # ridge strength per patch, on standardised components; the top predicts the mean
 

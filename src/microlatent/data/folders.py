@@ -1,7 +1,6 @@
 """Where raw files and stores lie, the same for every system: the specimen, the default folders, and whose store a store is.
 
-``config`` is a data group's settings. Its name (wells, partitions) is that of the specimen's module in ``data/simulate`` and the
-beginning of the folders' names.
+``config`` is a data group's settings. Its name (wells, partitions) is the beginning of the folders' names.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from microlatent.config import choice
 from microlatent.data.store import Store
 from microlatent.files import write_json
 
@@ -31,8 +30,8 @@ def raw_folder(config: Any, outputs: str) -> Path:
         raise ValueError("data.root is not set. Name the folder of raw files, or data.root=demo for the simulated specimen.")
     if config.root not in SIMULATED:
         return Path(config.root)
-    module = f"microlatent.data.simulate.{config.name}"
-    specimens = import_module(module).SPECIMENS if find_spec(module) is not None else {}
+    module = choice("data", config.name).specimens
+    specimens = import_module(module).SPECIMENS if module else {}
     if config.root not in specimens:
         raise ValueError(
             f"data.root={config.root}: there is no simulated specimen of data={config.name}"

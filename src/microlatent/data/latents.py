@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from microlatent.analysis.baselines import pool
-from microlatent.data import pickles
+from microlatent.data.io import pickles
 from microlatent.data.store import Moments, Store
 from microlatent.files import atomic
 from microlatent.progress import track

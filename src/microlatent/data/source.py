@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 
 from microlatent import distributed
+from microlatent.contract import Batch
 from microlatent.data.augment import dihedral, draw
-from microlatent.data.batch import Batch
 from microlatent.data.normalise import Normaliser
 from microlatent.data.relations import RelationTable
 from microlatent.data.split import PARTS, Split

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from microlatent.data.batch import Batch
+from microlatent.contract import Batch
 from microlatent.losses import (
     Losses,
     bernoulli_nll,

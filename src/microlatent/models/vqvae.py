@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microlatent import distributed
-from microlatent.data.batch import Batch
+from microlatent.contract import Batch
 from microlatent.losses import Losses
 from microlatent.models.normalise import BatchNorm, as_rows, from_rows
 from microlatent.models.phases import (

@@ -1,69 +1,34 @@
-"""Names, types, units, ranges and defaults of every setting; ``conf/`` holds values only.
+"""Settings that several systems share: names, types, units, ranges and defaults; ``conf/`` holds values only.
 
-One dataclass per choice of a group. No heavy import here: ``train.py --help`` reads these files. Ranges and cross-checks
-stand in ``__post_init__`` and raise ``ValueError`` in the house pattern: the key and its value, what is allowed, what to do.
+One dataclass per choice of a group. What one system alone has stands in ``systems/<name>/schema.py``. No heavy import here:
+``train.py --help`` reads these files. Ranges and cross-checks stand in ``__post_init__`` and raise ``ValueError`` in the house
+pattern: the key and its value, what is allowed, what to do.
 """
 
-from microlatent.schemas.checks import MISSING, at_least, one_of, within
-from microlatent.schemas.command import LoggerConfig, Settings, TrainerConfig
-from microlatent.schemas.data import KikuchiConfig, MnistConfig, PartitionsConfig, WellsConfig
-from microlatent.schemas.kikuchi import (
-    AssembleKikuchiConfig,
-    AssociateConfig,
-    BandContrastConfig,
-    ClusterKikuchiConfig,
-    MapsKikuchiConfig,
-)
+from microlatent.schemas.checks import MISSING, NORMALISATIONS, at_least, distinct, one_of, within
+from microlatent.schemas.command import LoggerConfig, Settings, TrainConfig, TrainerConfig
+from microlatent.schemas.latents import ClusterConfig, EmbedConfig, ProcessConfig
 from microlatent.schemas.model import AEConfig, KikuchiCNNConfig, VAEConfig, VQVAEConfig
 from microlatent.schemas.review import CompareConfig, ReportConfig
-from microlatent.schemas.task import (
-    AssembleMnistConfig,
-    AssemblePartitionsConfig,
-    AssembleWellsConfig,
-    ClusterConfig,
-    EmbedConfig,
-    MapsConfig,
-    MatchConfig,
-    OutcomeConfig,
-    PatchConfig,
-    ProcessConfig,
-    ReconstructConfig,
-    TrainConfig,
-)
 
 __all__ = [
     "MISSING",
+    "NORMALISATIONS",
     "AEConfig",
-    "AssembleKikuchiConfig",
-    "AssembleMnistConfig",
-    "AssemblePartitionsConfig",
-    "AssembleWellsConfig",
-    "AssociateConfig",
-    "BandContrastConfig",
     "ClusterConfig",
-    "ClusterKikuchiConfig",
     "CompareConfig",
     "EmbedConfig",
     "KikuchiCNNConfig",
-    "KikuchiConfig",
     "LoggerConfig",
-    "MapsConfig",
-    "MapsKikuchiConfig",
-    "MatchConfig",
-    "MnistConfig",
-    "OutcomeConfig",
-    "PartitionsConfig",
-    "PatchConfig",
     "ProcessConfig",
-    "ReconstructConfig",
     "ReportConfig",
     "Settings",
     "TrainConfig",
     "TrainerConfig",
     "VAEConfig",
     "VQVAEConfig",
-    "WellsConfig",
     "at_least",
+    "distinct",
     "one_of",
     "within",
 ]

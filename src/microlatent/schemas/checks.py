@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MISSING = "???"
+NORMALISATIONS = ("dataset", "patch", "zero_one", "minus_one_one", "gauss", "bern", "none")  # of data.normalise
 
 
 def at_least(key: str, value: float | None, low: float, *, strictly: bool = False) -> None:

@@ -9,6 +9,13 @@ from microlatent.schemas.checks import MISSING, at_least, one_of
 
 
 @dataclass(kw_only=True)
+class TrainConfig:
+    """Fit a model (``training.py``)."""
+
+    name: str = MISSING
+
+
+@dataclass(kw_only=True)
 class TrainerConfig:
     """The loop (``training.py``)."""
 

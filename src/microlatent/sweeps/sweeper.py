@@ -22,9 +22,9 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from microlatent import run
+from microlatent import run, slurm
 from microlatent.signals import SIGNALS, Interrupted, jobs_first, raise_on_signals
-from microlatent.sweeps import launching, slurm, sweep
+from microlatent.sweeps import launching, sweep
 
 ON_THIS_MACHINE = ("BasicLauncher", "LocalLauncher")  # those that would start jobs one by one, and all at once
 DEFERRED = "deferred"  # tag of a value that looks swept to Hydra, and is not

@@ -19,12 +19,12 @@ from microlatent import figures
 from microlatent.analysis import cluster_tables as tabulate
 from microlatent.analysis import clustering, components
 from microlatent.analysis.clustering import NOISE, Clustering, Stability
-from microlatent.analysis.trajectories import interval
 from microlatent.data.latents import Latents, Patches, extend, open_latents
-from microlatent.data.tissue import PLACES, Section, choose, file_stems, sections
+from microlatent.data.sections import PLACES, Section, choose, file_stems, sections
 from microlatent.drawing import clusters as drawing
 from microlatent.files import atomic, write_csv
 from microlatent.schemas import Settings
+from microlatent.systems.wells.trajectories import interval
 from microlatent.tasks import cluster_figures
 
 if TYPE_CHECKING:

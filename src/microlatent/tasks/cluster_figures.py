@@ -14,9 +14,9 @@ from microlatent import figures
 from microlatent.analysis import clustering, components, latent_maps
 from microlatent.analysis.clustering import Clustering
 from microlatent.data.latents import Patches
-from microlatent.data.tissue import file_stems, marker_images, marker_limits
+from microlatent.data.sections import file_stems, marker_images, marker_limits
 from microlatent.drawing import clusters as drawing
-from microlatent.drawing.tissue import Block, Panel, draw_section
+from microlatent.drawing.sheet import Block, Panel, draw_section
 from microlatent.progress import track
 from microlatent.schemas import Settings
 

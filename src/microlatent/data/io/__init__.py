@@ -1,0 +1,1 @@
+"""Files of the world by format, read with care: they come from other people."""

@@ -1,0 +1,313 @@
+"""Draw latents over the scan, say how they vary, and show what the model makes of patterns.
+
+Reads the latents table of ``task=process`` and, where ``run`` is set, its model. Writes a map of every dimension into
+``latent_maps_.../``; ``tables/dims.csv`` (variance, divergence, Moran's I, correlations over the whole scan) and
+``tables/points.csv`` with the kernel latent spread and the reconstruction error of every point of the region, both also as NPY
+maps of the scan, NaN outside the region; and ``figures/``: contact sheets of the latents and of the baselines beside them, both
+maps, patterns beside their reconstruction, traversals.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from microlatent import figures
+from microlatent.data.latents import BASELINE, Latents
+from microlatent.files import atomic, write_csv
+from microlatent.progress import track
+from microlatent.schemas import Settings
+from microlatent.systems.kikuchi import draw_maps as drawing
+from microlatent.systems.kikuchi import scan_maps
+from microlatent.systems.kikuchi.draw_maps import Window
+from microlatent.systems.kikuchi.maps_patterns import (
+    Pictures,
+    divergence,
+    draw_patterns,
+    load_decoder,
+    named_points,
+    reconstruction_error,
+)
+from microlatent.systems.kikuchi.scans import ScanMap, open_points
+from microlatent.systems.kikuchi.schema import MapsKikuchiConfig
+
+if TYPE_CHECKING:
+    from microlatent.run import Rehearsal
+
+log = logging.getLogger(__name__)
+
+
+class Opened(NamedTuple):
+    """All that a rehearsal and a run need."""
+
+    latents: Latents
+    windows: list[Window]  # the drawn part of every scan
+    dims: list[int]  # mapped
+    pictures: Pictures | None  # the model and its patterns; None without a run
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Return the positions in the table of the points of the chosen scans."""
+        return np.concatenate([window.scan.rows for window in self.windows])
+
+
+def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
+    """Measure every latent, draw the maps, and the patterns where there is a model."""
+    task: MapsKikuchiConfig = settings.task
+    opened = open_all(settings)
+    latents, windows, pictures = opened.latents, opened.windows, opened.pictures
+    if pictures is None:
+        log.info(NO_MODEL)
+    train = np.intersect1d(latents.training_rows(), opened.rows)
+    train = train if len(train) > 1 else opened.rows  # the chosen scans are of no training part
+    variance = scan_maps.variances(latents.x, train)
+    table = dims_table(opened, train, variance, settings.seed)
+    write_csv(table, out / "tables" / "dims.csv")
+    tracker.table("dims", table)
+
+    shown = np.full(len(latents), False)
+    for window in windows:
+        shown[window.scan.rows] = window.scan.inside(task.roi_xrange, task.roi_yrange)
+    points = latents.obs[["scan", "x", "y"]].reset_index(drop=True)
+    points["kernel_spread"] = np.where(shown, kernel_spread(opened, train, variance, task.neighbours), np.nan)
+    if pictures is not None:
+        points["reconstruction_error"] = reconstruction_error(latents, pictures, np.flatnonzero(shown), task.batch_size)
+    write_csv(points[shown], out / "tables" / "points.csv")
+
+    draw_latents(opened, variance, settings, out)
+    paths = draw_contacts(opened, variance, settings, out / "figures")
+    for name, label, title in MEASURED:
+        if name in points:
+            paths += draw_measured(points[name].to_numpy(), name, label, title, opened, settings, out)
+    if pictures is not None:
+        error = points["reconstruction_error"].to_numpy()
+        paths += draw_patterns(latents, pictures, windows, error, train, variance, settings, out / "figures")
+    for path in paths:
+        tracker.image(path.stem, path)
+    return numbers(table, points[shown], latents)
+
+
+def rehearse(settings: Settings, out: Path) -> Rehearsal:
+    """Open the table, its stores and the model, check the names, and list what would be written."""
+    from microlatent.run import Rehearsal
+
+    opened = open_all(settings)
+    num, width = opened.latents.x.shape
+    measured = [name for name, *_ in MEASURED if name == "kernel_spread" or opened.pictures is not None]
+    contacts = ["contact", *(f"contact_{name}" for name in opened.latents.beside(BASELINE))]
+    patterns = ["reconstructions", "traversals"] if opened.pictures is not None else []
+    stems = [name + tail(opened, window) for window in opened.windows for name in contacts + measured]
+    folder = out / folder_name(settings, opened)
+    return Rehearsal(
+        reads=[str(opened.latents.path), *(str(window.scan.store.path) for window in opened.windows)],
+        writes=[
+            *(str(folder / f"latent{dim}{tail(opened, window)}.png") for window in opened.windows for dim in opened.dims),
+            *(str(out / "figures" / f"{name}.png") for name in stems + patterns),
+            *(str(out / f"{name}{tail(opened, window)}.npy") for window in opened.windows for name in measured),
+            *(str(out / "tables" / f"{name}.csv") for name in ("dims", "points")),
+        ],
+        memory_mb=350 + num * width * 16 / 1e6 + 400 * (opened.pictures is not None),
+        disk_mb=0.1 * len(opened.dims) * len(opened.windows) + num * 6e-5,
+        seconds=5
+        + 0.15 * len(opened.dims) * len(opened.windows)
+        + num * width * 2e-6
+        + num * 1e-3 * (opened.pictures is not None),
+        notes=[] if opened.pictures is not None else [NO_MODEL],
+    )
+
+
+def open_all(settings: Settings) -> Opened:
+    """Open the table, its scans and the model of the run, and check what is asked for.
+
+    Raises
+    ------
+    ValueError
+        A dimension, a point, a colour or a region does not exist.
+    """
+    task: MapsKikuchiConfig = settings.task
+    latents, scans = open_points(settings, "maps")
+    drawing.colours(task.cmap, task.bad_color)
+    width = latents.x.shape[1]
+    for key, dims in (("task.dims", task.dims), ("task.traverse", task.traverse)):
+        outside = [dim for dim in dims or [] if not 0 <= dim < width]
+        if outside:
+            raise ValueError(
+                f"{key} is {dims}, but the latent dimensions of {latents.path} are 0 to {width - 1}. Leave out {outside}."
+            )
+    for scan in scans:
+        scan.inside(task.roi_xrange, task.roi_yrange)
+    windows = [Window.of(scan, task.roi_xrange, task.roi_yrange, scan.step_um) for scan in scans]
+    pictures = load_decoder(settings, latents) if settings.run else None
+    if pictures is None:
+        given = [f"task.{key}" for key in ("pixels", "traverse") if getattr(task, key) is not None]
+        if given:
+            raise ValueError(f"{' and '.join(given)} ask for patterns, but without run there is no model. Add run=<folder>.")
+    elif task.pixels is not None:
+        named_points(latents, windows, task)
+    return Opened(latents, windows, list(range(width)) if task.dims is None else list(task.dims), pictures)
+
+
+NO_MODEL = (
+    "Without run=<folder> there is no model: no reconstructions, errors and traversals are drawn, only what the latents tell."
+)
+
+# ----------------------------------------------------------------------------------------------------------- numbers
+
+
+def dims_table(opened: Opened, train: np.ndarray, variance: np.ndarray, seed: int) -> pd.DataFrame:
+    """Return one row per latent: how it varies, how smooth its map is, and what it goes along with over the scan."""
+    latents, scans = opened.latents, [window.scan for window in opened.windows]
+    table = pd.DataFrame({"dim": np.arange(len(variance)), "variance": variance})
+    table["variance_share"] = variance / (variance.sum() or 1.0)
+    table["active"] = variance > scan_maps.ACTIVE_VARIANCE
+    kl = divergence(latents, train)
+    if kl is not None:
+        table["kl_nats"] = kl
+    number, pairs, rows, start = [], [], [], 0
+    for at, scan in enumerate(scans):
+        pairs.append(start + scan_maps.neighbour_pairs(scan.x, scan.y, 4))
+        rows.append(scan.rows)
+        number.append(np.full(len(scan.rows), at))
+        start += len(scan.rows)
+    rows = np.concatenate(rows)
+    x = latents.x if len(rows) == len(latents) and (rows == np.arange(len(rows))).all() else latents.x[rows]
+    found = scan_maps.autocorrelation(x, np.concatenate(number), np.concatenate(pairs), seed)
+    table["moran_i"], table["p_permutation"] = found.moran_i, found.p_permutation
+    for name in reference_columns(latents, scans):
+        table[f"r_{name}"] = scan_maps.correlations(x, latents.obs[name].to_numpy(float)[rows])
+    return table
+
+
+def reference_columns(latents: Latents, scans: list[ScanMap]) -> list[str]:
+    """Return the columns of the table that latents are compared with: quality first, then the elements."""
+    names = [name for scan in scans for name in (scan.quality, *scan.elements)]
+    return [name for name in dict.fromkeys(names) if name in latents.obs]
+
+
+def kernel_spread(opened: Opened, train: np.ndarray, variance: np.ndarray, neighbours: int) -> np.ndarray:
+    """Return the kernel latent spread (N,) of the active dimensions, each in its standard deviation over the training points."""
+    active, result = scan_maps.active_dims(variance), np.full(len(opened.latents), np.nan)
+    for window in opened.windows:
+        scan = window.scan
+        z = (np.asarray(opened.latents.x[scan.rows], np.float32)[:, active] / np.sqrt(variance[active])).astype(np.float32)
+        result[scan.rows] = scan_maps.kernel_spread(z, scan_maps.neighbour_pairs(scan.x, scan.y, neighbours))
+    return result
+
+
+def numbers(table: pd.DataFrame, points: pd.DataFrame, latents: Latents) -> dict[str, float]:
+    """Return the numbers of the run, and say in words what the latents are like."""
+    result = {"points": len(points), "dims": len(table), "active_dims": int(table["active"].sum())}
+    for name in ("kernel_spread", "reconstruction_error"):
+        if name in points:
+            result[f"{name}_median"] = float(points[name].median())
+    for row in table.sort_values("variance", ascending=False).head(6).itertuples():
+        known = table.loc[row.Index].filter(like="r_").astype(float).dropna()
+        near = f"; closest to {known.abs().idxmax()[2:]} (r {known[known.abs().idxmax()]:.2f})" if len(known) else ""
+        log.info(f"latent {row.dim}: {row.variance_share:.1%} of the variance, Moran's I {row.moran_i:.2f}{near}.")
+    idle = len(table) - result["active_dims"]
+    if idle:
+        log.info(f"{idle} of {len(table)} dimensions vary less than {scan_maps.ACTIVE_VARIANCE} and say next to nothing.")
+    return result
+
+
+# ----------------------------------------------------------------------------------------------------------- figures
+
+
+def folder_name(settings: Settings, opened: Opened) -> str:
+    """Return the folder of the maps, named as the reference names it by what was chosen."""
+    task: MapsKikuchiConfig = settings.task
+    name = "latent_maps" + "_filtered" * (settings.data.keep is not None) + "_selected" * (task.dims is not None)
+    name += f"_dim_{opened.latents.x.shape[1]}"
+    if task.roi_xrange is None and task.roi_yrange is None:
+        return name
+    shapes = np.array([window.scan.map_shape for window in opened.windows]).max(0)
+    (x0, x1), (y0, y1) = (
+        limits or [0, int(most)] for limits, most in zip((task.roi_xrange, task.roi_yrange), shapes[::-1], strict=True)
+    )
+    return f"{name}_x_{x0}_{x1}_y_{y0}_{y1}"
+
+
+def tail(opened: Opened, window: Window) -> str:
+    """Return what tells the files of several scans apart."""
+    return f"__{figures.file_word(window.scan.name)}" if len(opened.windows) > 1 else ""
+
+
+def robust(settings: Settings, values: np.ndarray) -> tuple[float, float]:
+    """Return the limits of the colours."""
+    return figures.limits(values, settings.task.robust, 100 - settings.task.robust)
+
+
+def cut_off(settings: Settings) -> str:
+    """Say what the limits are."""
+    low = settings.task.robust
+    return f"percentiles {low:g} to {100 - low:g}" if low else "all values"
+
+
+def draw_latents(opened: Opened, variance: np.ndarray, settings: Settings, out: Path) -> None:
+    """Draw every chosen dimension; several scans share its scale."""
+    cmap = drawing.colours(settings.task.cmap, settings.task.bad_color)
+    folder, share = out / folder_name(settings, opened), variance / (variance.sum() or 1.0)
+    for dim in track(opened.dims, "Drawing maps"):
+        column = np.asarray(opened.latents.x[:, dim], float)
+        maps = [window.grid(column[window.scan.rows]) for window in opened.windows]
+        limits = robust(settings, np.concatenate([one.ravel() for one in maps]))
+        for window, picture in zip(opened.windows, maps, strict=True):
+            title = f"{window.scan.name}: latent {dim}, {share[dim]:.1%} of the variance"
+            label = f"latent {dim} (no unit)\n{cut_off(settings)}"
+            drawing.draw_map(picture, window, limits, cmap, label, title, folder / f"latent{dim}{tail(opened, window)}.png")
+
+
+def draw_contacts(opened: Opened, variance: np.ndarray, settings: Settings, folder: Path) -> list[Path]:
+    """Draw all dimensions on one sheet, and those of every baseline on another."""
+    sheets = {"contact": (opened.latents.x, "latents", variance / (variance.sum() or 1.0))}
+    for name, x in opened.latents.beside(BASELINE).items():
+        spread = scan_maps.variances(x, opened.rows)
+        sheets[f"contact_{name}"] = (x, f"components of {name.removeprefix(BASELINE).upper()}", spread / (spread.sum() or 1.0))
+    return [
+        draw_sheet(x, word, share, window, settings, folder / f"{stem}{tail(opened, window)}.png")
+        for window in opened.windows
+        for stem, (x, word, share) in sheets.items()
+    ]
+
+
+def draw_sheet(x: np.ndarray, word: str, share: np.ndarray, window: Window, settings: Settings, path: Path) -> Path:
+    """Draw the maps of all columns of a matrix (N, D)."""
+
+    def pictures() -> Iterator[np.ndarray]:
+        return (window.grid(np.asarray(x[:, dim], float)[window.scan.rows]) for dim in range(x.shape[1]))
+
+    limits = [robust(settings, picture) for picture in pictures()]
+    names = [f"{dim}: {part:.1%}" for dim, part in enumerate(share)]
+    title = (
+        f"{window.scan.name}: all {x.shape[1]} {word} with their share of the variance, each on a scale of its own "
+        f"({cut_off(settings)})"
+    )
+    cmap = drawing.colours(settings.task.cmap, settings.task.bad_color)
+    return drawing.draw_contact(pictures(), names, limits, window, cmap, title, path)
+
+
+MEASURED = (
+    ("kernel_spread", "mean distance to neighbours\n(standard deviations)", "kernel latent spread"),
+    ("reconstruction_error", "mean squared error\n(normalised units)", "reconstruction error"),
+)
+
+
+def draw_measured(
+    values: np.ndarray, name: str, label: str, title: str, opened: Opened, settings: Settings, out: Path
+) -> list[Path]:
+    """Draw a number of every point over the scan, and write it as a map; several scans share the scale."""
+    cmap = drawing.colours(settings.task.cmap, settings.task.bad_color)
+    maps = [window.grid(values[window.scan.rows]) for window in opened.windows]
+    limits, paths = robust(settings, np.concatenate([one.ravel() for one in maps])), []
+    for window, picture in zip(opened.windows, maps, strict=True):
+        stem = f"{name}{tail(opened, window)}"
+        with atomic(out / f"{stem}.npy") as temporary:
+            np.save(temporary, window.scan.grid(values[window.scan.rows]))
+        words = f"{window.scan.name}: {title}"
+        paths.append(drawing.draw_map(picture, window, limits, cmap, label, words, out / "figures" / f"{stem}.png"))
+    return paths

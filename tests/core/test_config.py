@@ -1,0 +1,165 @@
+"""What a user may type, and what each mistake is answered with."""
+
+import re
+import resource
+import subprocess
+import sys
+from itertools import zip_longest
+from pathlib import Path
+
+import pytest
+
+from microlatent import config, schemas
+from microlatent.menu.draft import Refused, settle
+
+ROOT = Path(__file__).parents[2]
+ENTRIES = ("train", "infer", "analyze")
+
+
+def test_every_choice_has_a_yaml_of_its_name_that_says_which_schema_it_feeds():
+    for group in config.GROUPS:
+        choices = config.REGISTRY[group]
+        files = {path.stem: path.read_text() for path in (ROOT / "conf" / group).glob("*.yaml")}
+        assert set(files) == set(choices) | (set(config.BY_DATA) if group == "task" else set())
+        for name, text in files.items():
+            assert f"name: {name}" in text
+            if group == "task" and name in config.BY_DATA:
+                continue  # its schema depends on the data
+            assert choices[name].schema.__name__ in text.splitlines()[0]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_task_and_experiment_composes_and_validates(entry, compose):
+    for name, choice in config.REGISTRY["task"].items():
+        if choice.entry == entry:
+            needs = {"process": "run=x", "reconstruct": "run=x", "report": "run=x", "compare": "task.runs=x"}
+            settings = compose(entry, f"task={name}", needs.get(name, "data.root=somewhere"))
+            assert settings.task.name == name
+            assert (settings.data is None) == config.reviews(name)
+    for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
+        task = re.search(r"override /task: (\w+)", path.read_text())
+        if entry == (config.choice("task", task.group(1)).entry if task else "train"):
+            assert compose(entry, f"experiment={path.stem}").data.root
+        if entry == "infer" and "override /task" not in path.read_text():
+            assert compose(entry, "task=assemble", f"experiment={path.stem}").model is None
+
+
+@pytest.mark.parametrize("task", config.BY_DATA)
+def test_a_task_takes_the_settings_that_it_has_for_a_kind_of_data(compose, task):
+    for name, choice in config.REGISTRY[f"task/{task}"].items():
+        settings = compose(choice.entry, f"task={task}", f"data={name}", "data.root=somewhere")
+        assert (settings.task.name, type(settings.task)) == (task, choice.schema)
+
+
+def test_a_model_sets_the_normalisation_that_its_likelihood_needs(compose):
+    given = ("data=partitions", "data.root=somewhere")
+    assert compose("train", "model=vae_bern", *given).data.normalise == "bern"
+    assert compose("train", "model=ae_gauss", *given).data.normalise == "gauss"
+    assert compose("train", "model=vqvae_z16", *given).data.normalise == "dataset"
+    assert compose("train", "model=ae_gauss", *given, "data.normalise=dataset").data.normalise == "dataset"
+
+
+def test_a_choice_that_is_typed_wins_over_the_experiment_and_a_value_that_is_typed_over_both(compose):
+    assert compose("train", "experiment=partitions_all").trainer.epochs == 250
+    assert compose("train", "experiment=partitions_all", "trainer=smoke").trainer.epochs == 3
+    assert compose("train", "experiment=partitions_all", "trainer=smoke", "trainer.epochs=5").trainer.epochs == 5
+
+
+def test_every_model_trainer_and_logger_composes(compose):
+    groups = ("model", "trainer", "logger")
+    for names in zip_longest(*(config.REGISTRY[group] for group in groups)):  # as many at once as there are
+        chosen = {group: name for group, name in zip(groups, names, strict=True) if name}
+        made = compose("train", *map("=".join, chosen.items()), "data=partitions", "data.root=somewhere")
+        assert {group: getattr(made, group).name for group in chosen} == chosen
+
+
+def test_every_setting_of_every_schema_is_explained():
+    source = "".join(path.read_text() for path in sorted(Path(schemas.__file__).parent.glob("*.py")))
+    silent = []
+    for block in re.split(r"^@dataclass", source, flags=re.MULTILINE)[1:]:
+        for line in block.splitlines():
+            if re.match(r"    (?!name: str = MISSING|model\b|data\b|task\b|trainer\b|logger\b)\w+: ", line) and "#" not in line:
+                silent.append(line.strip())
+    assert not silent
+
+
+@pytest.mark.parametrize(
+    ("entry", "arguments", "words"),
+    [
+        ("train", ["+model.latent_dmi=4"], ["model.latent_dmi=4", "Did you mean 'latent_dim'", "num_codes"]),
+        ("train", ["trainer.epoch=4"], ["trainer.epoch=4", "Did you mean 'epochs'"]),
+        ("train", ["trainer.lr=abc"], ["trainer.lr=abc", "Float"]),
+        ("train", ["trainer.lr=-1"], ["trainer.lr is -1.0", "above 0"]),
+        ("train", ["data.normalise=datset"], ["data.normalise is 'datset'", "Did you mean data.normalise=dataset"]),
+        ("train", ["experiment=wells_dem"], ["experiment=wells_dem", "Did you mean 'wells_demo'"]),
+        ("train", ["modle=vqvae_z16"], ["modle", "Did you mean 'model'"]),
+        ("train", ["task=match"], ["python analyze.py task=match"]),
+        ("infer", ["task=assemble", "model=vqvae_z16", "data.root=demo"], ["model=vqvae_z16 has no effect"]),
+        ("analyze", ["task=embed", "resume=latest"], ["resume belongs to train.py", "run=latest"]),
+        ("train", ["trainer.batch_size=2", "trainer.accumulate=4"], ["trainer.accumulate is 4", "trainer.batch_size=2"]),
+        ("train", [], ["data.root is not set", "data.root=demo"]),
+        ("train", ["trainer.lr=nan"], ["trainer.lr is nan"]),
+        ("infer", ["task=assemble", "data.root=demo", "+model.latent_dmi=4"], ["model.latent_dmi", "Did you mean 'latent_dim'"]),
+        ("infer", ["task=assemble", "data.root=demo", "model.latent_dim=4"], ["model.latent_dim=4 has no effect here"]),
+        ("train", ["model=vae_bern", "data.root=x"], ["data.normalise=dataset does not fit model=vae_bern", "model=vae_gauss"]),
+        ("train", ["model=ae_gauss", "model.beta=2"], ["of model=vae_bern, model=vae_gauss, model=kikuchi_cnn alone"]),
+        ("infer", ["task=assemble", "data=partitions", "task.patch_px=64"], ["task=assemble data=partitions", "size"]),
+        (
+            "train",
+            ["model=vae_bern", "model.arch=2", "model.width=8", "data.root=x"],
+            ["model.width=8 has no effect on model.arch=2"],
+        ),
+        ("infer", ["task=assemble", "data=partitions", "data.root=x", "data.subjects=[a,a]"], ["data.subjects names ['a'] more"]),
+        ("infer", ["task=assemble", "data=partitions", "data.root=x", "data.channels=[]"], ["data.channels is empty"]),
+        ("analyze", ["task=report"], ["add run=<folder of a run or a sweep>"]),
+        ("analyze", ["task=compare"], ["add task.runs=<folder of a sweep>"]),
+        ("train", ["experiment=kikuchi_demo", "model=ae_gauss"], ["kikuchi_demo sets model.beta, which model=ae_gauss"]),
+    ],
+)
+def test_mistake_is_refused_with_the_nearest_thing_that_works(entry, arguments, words):
+    with pytest.raises(Refused) as refusal:
+        settle(entry, arguments)
+    for word in words:
+        assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "arguments", "words"),
+    [
+        ("train", ["model.latent_dmi=4"], ["model.latent_dmi=4", "Did you mean 'latent_dim'", "num_codes"]),  # by Hydra
+        ("train", ["model=vqvae_z61"], ["model=vqvae_z61", "Did you mean 'vqvae_z16'"]),
+        ("infer", ["task=process"], ["run=latest"]),  # by the settings
+        ("train", ["resume=a", "rerun=b"], ["resume and rerun exclude each other"]),
+        ("train", ["run=outputs/x"], ["run=outputs/x has no effect", "resume=outputs/x"]),
+        ("train", ["plugins=[no_such_module]"], ["no_such_module", "PYTHONPATH"]),  # before there are settings
+        ("train", ["data.root=/nowhere", "logger=csv"], ["no store", "task=assemble"]),  # in the run
+    ],
+)
+def test_mistake_ends_a_command_in_words_and_code_2(command, entry, arguments, words):
+    done = command(entry, *arguments, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert not list(command.folder.glob("outputs/**/history.csv"))
+
+
+def test_help_is_a_manual_that_imports_nothing_heavy():
+    code = f"""if True:
+        import runpy, sys
+        for entry in {ENTRIES}:
+            sys.argv = [entry + ".py", "--help"]
+            runpy.run_path("{ROOT}/" + entry + ".py", run_name="__main__")
+            print("HEAVY", [m for m in ("torch", "wandb", "sklearn", "pandas", "numpy") if m in sys.modules])
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")}, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    manuals = done.stdout.split("HEAVY []")
+    assert len(manuals) == len(ENTRIES) + 1
+    assert all("data.root" in text for text in manuals[:-1])
+    assert (
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+    )  # 0.5 s of CPU when measured; generous, machines differ

@@ -1,0 +1,67 @@
+"""From the reference's files and weights to its latents, through the three commands."""
+
+import anndata
+import numpy as np
+import pytest
+import torch
+
+from microlatent.command import carry_out
+from microlatent.data.io import pickles
+from microlatent.experiment import load_trained
+from microlatent.systems.wells.assemble import assemble
+from microlatent.systems.wells.files import find_wells
+from tests.conftest import composed
+
+
+@pytest.fixture(scope="module")
+def imported(without_figures, golden_folder, tmp_path_factory):
+    """Assemble the golden wells, make the reference's weights a run, and encode."""
+    folder = tmp_path_factory.mktemp("golden")
+    wells, common = golden_folder / "wells", [f"outputs={folder / 'outputs'}", "logger=csv"]
+    common += [f"data.root={wells / 'supp'}", "data.channel_names=[phase,retardance]"]
+    carry_out(composed("infer", "task=assemble", *common), [])
+    weights = [f"init_from={wells / 'weights/golden_z16/model.pt'}", "trainer.epochs=0", "name=golden"]
+    run = carry_out(composed("train", *weights, *common), [])[1]
+    options = ["task.norm=instance", "task.normalise=patch", "task.reference_files=true"]
+    carry_out(composed("infer", "task=process", f"run={run}", *options, *common), [])
+    return folder
+
+
+@pytest.mark.parametrize("well", ["A1", "B2"])
+@pytest.mark.parametrize("part", ["latent_space", "latent_space_after"])
+def test_latents_equal_the_references(imported, golden_folder, well, part):
+    ours = pickles.load(next(imported.glob(f"outputs/golden/*/process/reference/{well}_{part}.pkl")))
+    golden = pickles.load(golden_folder / "wells" / "raw" / "golden_z16" / f"{well}_{part}.pkl")
+    assert ours.dtype == golden.dtype
+    np.testing.assert_allclose(ours, golden, rtol=1e-5, atol=3e-5)  # the store holds float32, the reference float64
+
+
+def test_table_joins_back_to_the_raw_files(imported, golden_folder):
+    table = anndata.read_h5ad(next(imported.glob("outputs/golden/*/process/latents.h5ad")))
+    assert table.X.shape == table.obsm["after"].shape == (47, 4096)
+    keys = pickles.load(golden_folder / "wells" / "raw" / "A1_file_paths.pkl")
+    assert table.obs["key"][table.obs["well"] == "A1"].tolist() == keys
+    assert set(table.obs["part"]) == {"train", "val"}
+    assert '"task": {"name": "process", "checkpoint": "best", "norm": "instance"' in table.uns["birth"]
+
+
+def test_channels_match_by_name_and_a_missing_one_is_named(imported, golden_folder, tmp_path, compose):
+    raw = find_wells(golden_folder / "wells" / "supp", ["A1"], None, ["retardance", "phase"])[0]
+    settings = compose("infer", "task=assemble", "data.root=x", "data.channel_names=[retardance,phase]")
+    assemble(raw, tmp_path / "swapped" / "A1.h5", golden_folder, settings)
+    settings.data.channels = ["retardance"]
+    assemble(raw, tmp_path / "single" / "A1.h5", golden_folder, settings)
+    run = next(imported.glob("outputs/golden/*"))
+
+    def opened(store, *overrides):
+        settings = compose("infer", "task=process", f"run={run}", f"data.store={tmp_path / store}", *overrides)
+        return load_trained(settings, torch.device("cpu"))[0]
+
+    store = opened("swapped").stores[0]
+    np.testing.assert_array_equal(opened("swapped").read(np.array([3])), store.images[[3]][:, [1, 0]])
+    with pytest.raises(ValueError, match=r"Channels \['phase'\] are needed but .* has \['retardance'\]"):
+        opened("single")
+    with pytest.raises(
+        ValueError, match=r"trained on channels \['phase', 'retardance'\], but data.channels asks for \['phase'\]"
+    ):
+        opened("swapped", "data.channels=[phase]")
