@@ -4,7 +4,7 @@
   python analyze.py task=embed run=<run folder>|latest                  # PCA, UMAP, exemplars, linear probes
   python analyze.py task=compare task.runs=<sweep folder>               # across what was varied and across seeds
   python analyze.py task=report run=<run or sweep folder>|latest        # one HTML page
-  python analyze.py ... check=true                                      # rehearse: open the tables, write nothing
+  python analyze.py ... check=true                                      # check: open the tables, write nothing
 
 Figures and tables lie in the run's folder, under the name of the task.
 The tasks are in src/microlatent/tasks/, the statistics they use in src/microlatent/analysis/.

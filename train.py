@@ -2,7 +2,7 @@
 
   python train.py model=vqvae_z16 data=wells data.root=<raw files>      # fit
   python train.py experiment=wells_demo                                 # a whole recipe, here on the simulated specimen
-  python train.py ... check=true                                        # rehearse: read a batch, estimate, write nothing
+  python train.py ... check=true                                        # check: read a batch, estimate, write nothing
   python train.py resume=<run folder>|latest                            # continue an interrupted run, bit for bit
   python train.py rerun=<run folder>                                    # repeat a run from its folder alone
   python train.py -m model.num_codes=32,64 seed=1,2,3                   # sweep: every combination

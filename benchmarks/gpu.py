@@ -66,11 +66,10 @@ def our_steps(data: Resident, *, bf16: bool, compiled: bool = False, graph: bool
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=1e-4, fused=True, capturable=graph)
     held = data.augmented()
-    rows = torch.arange(data.batch_size)
 
     def step(x: torch.Tensor) -> None:
         with torch.autocast(data.device.type, torch.bfloat16, enabled=bf16, cache_enabled=not graph):
-            total = objective(Batch(x, rows, data.codes, None), 0).terms["total"]
+            total = objective(Batch(x, relations=data.codes), 0).terms["total"]
         total.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

@@ -59,7 +59,7 @@ def training_step(arch: str, batch_size: int, *, direct: bool = False) -> Callab
             if type(module) is FourierConvTranspose:
                 module.__class__ = DirectConvTranspose
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
-    batch = Batch(100 * torch.rand(batch_size, CHANNELS, PATCH_PX, PATCH_PX), torch.arange(batch_size))
+    batch = Batch(100 * torch.rand(batch_size, CHANNELS, PATCH_PX, PATCH_PX))
 
     def step() -> None:
         model.loss(batch, 0).terms["total"].backward()

@@ -45,10 +45,10 @@ def reference_step(model: ReferenceVQVAE, x: torch.Tensor, codes: torch.Tensor) 
 def our_step(objective: Callable, model: VQVAE, x: torch.Tensor, codes: torch.Tensor, bf16: bool) -> Callable[[], None]:
     """One training step of ours: augmentation, loss terms, gradients, Adam."""
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
-    generator, rows = torch.Generator().manual_seed(0), torch.arange(len(x))
+    generator = torch.Generator().manual_seed(0)
 
     def step() -> None:
-        batch = Batch(dihedral(x, draw(len(x), generator)), rows, codes, None)
+        batch = Batch(dihedral(x, draw(len(x), generator)), relations=codes)
         model.train()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             terms = objective(batch, 0).terms

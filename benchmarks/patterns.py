@@ -67,7 +67,7 @@ def main() -> None:
     for size in ((30, 30), (60, 60), (120, 120)):
         model = KikuchiCNN(KikuchiCNNConfig(name="kikuchi_cnn"), 1, size)
         optimiser = torch.optim.Adam(model.parameters(), 1e-3)
-        batch = Batch(torch.randn(BATCH, 1, *size), torch.arange(BATCH), None, None)
+        batch = Batch(torch.randn(BATCH, 1, *size))
         seconds = alternate({"ours": partial(step, model, optimiser, batch)}, 4 * arguments.rounds)["ours"]
         training["x".join(map(str, size))] = [BATCH / second for second in seconds]
     print(json.dumps({"removal": removal, "training": training}))

@@ -14,7 +14,7 @@ class GridSweeper(sweeper.JobSweeper):
         jobs = sweeper.grid(fixed, swept)
         self.checked(jobs.values())
         if self.config.check:
-            return self.rehearse(jobs.values())
+            return self.preflight(jobs.values())
         plan = self.begin(jobs, arguments=[*fixed, *(override.input_line for override in swept)])
         sweeper.run_missing(plan, self.launcher, self.jobs_at_a_time)
         return sweeper.conclude(plan.folder)

@@ -37,7 +37,7 @@ class StudySweeper(sweeper.JobSweeper):
         if description["storage"]:
             study.open_storage(description["storage"])  # or it would fail with the folder already made
         if self.config.check:
-            self.rehearse(probes)
+            self.preflight(probes)
             return
         typed = [*fixed, *(override.input_line for override in swept)]
         folder = self.begin({}, study=description, arguments=typed).folder

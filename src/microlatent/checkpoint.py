@@ -1,4 +1,4 @@
-"""Checkpoints: weights, optimiser, position and birth certificate in one file, written whole, safe to load from a stranger."""
+"""Checkpoints: weights, optimiser, position and provenance in one file, written whole, safe to load from a stranger."""
 
 from __future__ import annotations
 

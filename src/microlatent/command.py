@@ -180,7 +180,7 @@ def carry_out(
     task = config.task_choice(settings.task.name, settings.data.name if settings.data else None).load()
     intended = resumed or _intended(settings, sweep_job)
     if settings.check:
-        _print_rehearsal(task.rehearse(settings, intended))
+        _print_preflight(task.preflight(settings, intended))
         return None, None
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         job, kept = sweep_job or resumed, None
@@ -217,7 +217,8 @@ def carry_out(
 
 def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resumed: bool) -> dict[str, float]:
     """Run the task in its folder; whatever happens, the status says it."""
-    from microlatent import config, provenance, run, tracking
+    from microlatent import config, run, tracking
+    from microlatent.provenance import collect_provenance
     from microlatent.sweeps.pruning import Pruned
 
     raise_on_signals()
@@ -229,7 +230,7 @@ def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resu
         if not resumed:
             container = config.plain(settings)
             data = run.read_provenance(Path(settings.run)).get("data") if settings.run else None
-            folder.describe(container, provenance.birth(container, data=data, parent=settings.run), overrides)
+            folder.describe(container, collect_provenance(container, data=data, parent=settings.run), overrides)
         if config.reviews(settings.task.name):
             tracker = tracking.NullTracker()
         else:
@@ -332,10 +333,10 @@ def _print_numbers(numbers: dict[str, float], folder: Path) -> None:
     console.print(f"results: {run_name(folder)}", soft_wrap=True)
 
 
-def _print_rehearsal(rehearsal: Any) -> None:
+def _print_preflight(preflight: Any) -> None:
     print("check: nothing was written.")
-    for title, lines in (("reads", rehearsal.reads), ("would write", rehearsal.writes), ("note", rehearsal.notes)):
+    for title, lines in (("reads", preflight.reads), ("would write", preflight.writes), ("note", preflight.notes)):
         for line in lines:
             print(f"  {title}: {line}")
-    seconds = "unknown" if rehearsal.seconds is None else f"{rehearsal.seconds:.0f} s"
-    print(f"  estimates: memory {rehearsal.memory_mb:.0f} MB, disk {rehearsal.disk_mb:.0f} MB, time {seconds}")
+    seconds = "unknown" if preflight.seconds is None else f"{preflight.seconds:.0f} s"
+    print(f"  estimates: memory {preflight.memory_mb:.0f} MB, disk {preflight.disk_mb:.0f} MB, time {seconds}")

@@ -69,7 +69,7 @@ def register(
     schema
         Dataclass with a field ``name``; its defaults are the choice's values.
     target
-        ``module:attribute`` of the model class or data source, ``module`` of a task (with ``run`` and ``rehearse``).
+        ``module:attribute`` of the model class or data source, ``module`` of a task (with ``run`` and ``preflight``).
     entry
         For tasks: ``train``, ``infer`` or ``analyze``.
     specimens

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from microlatent import checkpoint, config, provenance
+from microlatent import checkpoint, config
 from microlatent.data.normalise import Normaliser
 from microlatent.data.source import PatchSource
 from microlatent.data.split import PARTS, Split
+from microlatent.provenance import collect_provenance
 from microlatent.schemas import Settings
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,8 @@ def build_model(settings: Settings, source: PatchSource) -> nn.Module:
     return config.choice("model", settings.model.name).load()(settings.model, len(source.channels), source.shape_px)
 
 
-def birth(settings: Settings, source: PatchSource) -> dict[str, Any]:
-    """Collect the birth certificate of a run's checkpoints."""
+def run_provenance(settings: Settings, source: PatchSource) -> dict[str, Any]:
+    """Collect the provenance of a run's checkpoints."""
     assert source.split is not None
     assert source.normaliser is not None
     data = {
@@ -64,7 +65,7 @@ def birth(settings: Settings, source: PatchSource) -> dict[str, Any]:
         "split_by": source.split.by,
         "split_hash": source.split.hash,
     }
-    return provenance.birth(config.plain(settings), data=data, parent=settings.init_from or settings.rerun)
+    return collect_provenance(config.plain(settings), data=data, parent=settings.init_from or settings.rerun)
 
 
 class Trained(NamedTuple):
@@ -74,21 +75,21 @@ class Trained(NamedTuple):
     normaliser: Normaliser
     channels: list[str]
     shape_px: tuple[int, int]  # rows and columns of a patch
-    birth: dict[str, Any]  # of the checkpoint, with its path and epoch
+    provenance: dict[str, Any]  # of the checkpoint, with its path and epoch
 
 
 def load_model(run: Path, which: str, device: torch.device) -> Trained:
     """Load a run's model; ``which`` is best, last, or a checkpoint file."""
     path = run / "checkpoints" / f"{which}.ckpt" if which in ("best", "last") else Path(which)
     saved = checkpoint.load(path, device)
-    born = saved["birth"]
-    trained = born["data"]
-    model_config = config.build("model", born["config"]["model"])
+    provenance = saved["birth"]
+    trained = provenance["data"]
+    model_config = config.build("model", provenance["config"]["model"])
     shape_px = tuple(trained.get("shape_px") or [trained["patch_px"]] * 2)  # older checkpoints know square patches alone
     model = config.choice("model", model_config.name).load()(model_config, len(trained["channels"]), shape_px)
     checkpoint.load_state(model.to(device), saved["model"], path)
-    born = born | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
-    return Trained(model.eval(), Normaliser(**trained["normaliser"]), trained["channels"], shape_px, born)
+    provenance = provenance | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
+    return Trained(model.eval(), Normaliser(**trained["normaliser"]), trained["channels"], shape_px, provenance)
 
 
 def load_split(run: Path, trained: dict[str, Any]) -> Split:
@@ -107,7 +108,7 @@ def load_split(run: Path, trained: dict[str, Any]) -> Split:
     return split
 
 
-def refuse_other_groups(settings: Settings, born: dict[str, Any]) -> None:
+def refuse_other_groups(settings: Settings, provenance: dict[str, Any]) -> None:
     """Refuse settings under which groups of a run's names would be other patches than those that it held out.
 
     Raises
@@ -115,12 +116,12 @@ def refuse_other_groups(settings: Settings, born: dict[str, Any]) -> None:
     ValueError
         Such a setting is not what it was in training.
     """
-    was = born["config"]["data"]
+    was = provenance["config"]["data"]
     for key in ("split_by", "block_points", "gap_points"):
         if was["name"] == settings.data.name and key in was and was[key] != getattr(settings.data, key):
             raise ValueError(
-                f"data.{key}={getattr(settings.data, key)}, but {born['checkpoint']} was trained with data.{key}={was[key]}, "
-                f"which says what was held out. Leave data.{key} out."
+                f"data.{key}={getattr(settings.data, key)}, but {provenance['checkpoint']} was trained with "
+                f"data.{key}={was[key]}, which says what was held out. Leave data.{key} out."
             )
 
 
@@ -134,7 +135,7 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource,
     """
     run, task = Path(settings.run), settings.task
     trained = load_model(run, task.checkpoint, device)
-    path, known = trained.birth["checkpoint"], trained.birth["data"]
+    path, known = trained.provenance["checkpoint"], trained.provenance["data"]
     if settings.data.channels not in (None, trained.channels):
         raise ValueError(
             f"{path} was trained on channels {trained.channels}, but data.channels asks for {settings.data.channels}. "
@@ -151,18 +152,18 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource,
     source.normaliser = trained.normaliser
     source.normaliser.mode = task.normalise or source.normaliser.mode
     changed = [name for name, digest in source.fingerprints.items() if known["fingerprints"].get(name, digest) != digest]
-    if changed and settings.data.store == trained.birth["config"]["data"]["store"]:
+    if changed and settings.data.store == trained.provenance["config"]["data"]["store"]:
         raise ValueError(
             f"{', '.join(changed)} in {settings.data.store} changed after the run was trained: another fingerprint. Assemble the "
             "raw files again as they were, or train again. To encode it as new data, move it and name its folder: data.store."
         )
     if changed:
         logger.warning("%s changed since the run was trained: their patches are encoded as new data.", ", ".join(changed))
-    refuse_other_groups(settings, trained.birth)
+    refuse_other_groups(settings, trained.provenance)
     source.use_split(load_split(run, known))
     # Groups of the same name in other stores are other patches: the model has seen none of them.
     own = [known["fingerprints"].get(store.path.name) == store.fingerprint for store in source.stores]
-    is_own = np.repeat(own, [len(store) for store in source.stores]) & source.taken_by(trained.birth["config"]["data"])
+    is_own = np.repeat(own, [len(store) for store in source.stores]) & source.rows_used_by(trained.provenance["config"]["data"])
     source.rows |= {part: source.rows[part][is_own[source.rows[part]]] for part in PARTS}
     if settings.trainer.channels_last:
         trained.model.to(memory_format=torch.channels_last)

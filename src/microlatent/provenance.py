@@ -1,4 +1,4 @@
-"""The birth certificate of every run, checkpoint and table: what made it, from what, on what machine."""
+"""The provenance of every run, checkpoint and table: what made it, from what, on what machine."""
 
 from __future__ import annotations
 
@@ -84,8 +84,10 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def birth(config: dict[str, Any], *, data: dict[str, Any] | None = None, parent: str | None = None) -> dict[str, Any]:
-    """Collect the certificate.
+def collect_provenance(
+    config: dict[str, Any], *, data: dict[str, Any] | None = None, parent: str | None = None
+) -> dict[str, Any]:
+    """Collect what made a run, a checkpoint or a table.
 
     Parameters
     ----------

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,6 @@ import yaml
 
 from microlatent import slurm
 from microlatent.files import create_text, write_json, write_text
-
-
-@dataclass
-class Rehearsal:
-    """What a command would do: said by ``check=true``."""
-
-    reads: list[str] = field(default_factory=list)
-    writes: list[str] = field(default_factory=list)
-    memory_mb: float = 0.0
-    disk_mb: float = 0.0
-    seconds: float | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 class RunFolder:
@@ -87,7 +74,7 @@ class RunFolder:
         write_json(_status(state, read_status(self.path)) | facts, self.path / "status.json")
 
     def describe(self, config: dict[str, Any], provenance: dict[str, Any], overrides: list[str] | None = None) -> None:
-        """Write the resolved configuration, the birth certificate and, where a command begins, what was typed."""
+        """Write the resolved configuration, the provenance and, where a command begins, what was typed."""
         write_text(yaml.safe_dump(config, sort_keys=False), self.path / "config.yaml")
         if overrides is not None:
             write_text(yaml.safe_dump(overrides), self.path / ".hydra" / "overrides.yaml")
@@ -143,7 +130,7 @@ def can_continue(path: Path) -> bool:
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """Return a run's birth certificate; empty where it has none."""
+    """Return a run's provenance; empty where it has none."""
     try:
         return json.loads((path / "provenance.json").read_text())
     except FileNotFoundError:

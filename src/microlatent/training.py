@@ -23,11 +23,12 @@ from microlatent.contract import Batch
 from microlatent.data.source import PatchSource
 from microlatent.data.split import PARTS
 from microlatent.device import choose_device
-from microlatent.experiment import birth, build_model, open_data, refuse_changed_data
+from microlatent.experiment import build_model, open_data, refuse_changed_data, run_provenance
 from microlatent.files import write_csv
 from microlatent.losses import Losses
 from microlatent.progress import track
-from microlatent.run import Rehearsal, RunFolder, find
+from microlatent.results import Preflight
+from microlatent.run import RunFolder, find
 from microlatent.schemas import Settings, TrainerConfig
 from microlatent.signals import Interrupted, StopSignals
 from microlatent.sweeps import pruning
@@ -68,13 +69,13 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     if distributed.rank() == 0:
         assert source.split is not None
         source.split.write(out / "split.csv")
-    born = birth(settings, source)
+    provenance = run_provenance(settings, source)
     if distributed.rank() == 0:
-        RunFolder(out).describe(config.plain(settings) | {"resume": None}, born)
+        RunFolder(out).describe(config.plain(settings) | {"resume": None}, provenance)
     parameters = validation.num_parameters(model)
     parts = ", ".join(f"{len(source.rows[part])} {part}" for part in PARTS if len(source.rows[part]))
     logger.info("%s: %d parameters; patches: %s; channels: %s", settings.model.name, parameters, parts, source.channels)
-    position = fit(settings, model, source, out, tracker, saved, born, device)
+    position = fit(settings, model, source, out, tracker, saved, provenance, device)
     numbers = validation.final_numbers(position, trainer.monitor, parameters)
     distributed.share(None)  # the best checkpoint is written
     checkpoint.load_state(model, checkpoint.load(out / "checkpoints" / "best.ckpt", device)["model"], "best.ckpt")
@@ -97,7 +98,7 @@ def fit(
     out: Path,
     tracker: Any,
     saved: dict | None,
-    born: dict,
+    provenance: dict,
     device: torch.device,
 ) -> Position:
     """Run the loop from the beginning or from a checkpoint to the last epoch; return where it ended."""
@@ -117,7 +118,7 @@ def fit(
 
     if trainer.epochs == 0:  # a run of given weights, so that all that stands on runs works with them
         position.history.append({"epoch": 0, "step": 0, **validation.evaluate(settings, model, source, device)})
-        save([out / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")], model, optimiser, position, sums, born)
+        save([out / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")], model, optimiser, position, sums, provenance)
         validation.write_history(position.history, out)
         return position
 
@@ -156,7 +157,7 @@ def fit(
                 # stop when asked
                 if number := stop.obey(position.batch):
                     position.seconds = time.perf_counter() - started
-                    save([out / "checkpoints" / "last.ckpt"], model, optimiser, position, sums, born)
+                    save([out / "checkpoints" / "last.ckpt"], model, optimiser, position, sums, provenance)
                     raise Interrupted(number)
 
             guard.look(sums.names, epoch)
@@ -186,7 +187,7 @@ def fit(
                 if trainer.checkpoint_every and position.epoch % trainer.checkpoint_every == 0:
                     kept.append(folder / f"epoch{position.epoch:04d}.ckpt")
                 # last.ckpt is named last, because a run goes on from it and must find the others written.
-                save([*kept, folder / "last.ckpt"], model, optimiser, position, sums, born)
+                save([*kept, folder / "last.ckpt"], model, optimiser, position, sums, provenance)
                 validation.write_history(position.history, out)
                 tracker.log(validation.scalars(row), step=position.step)
                 tracker.summarise(validation.final_numbers(position, trainer.monitor, validation.num_parameters(model)))
@@ -239,7 +240,7 @@ def _fits(source: PatchSource, device: torch.device) -> bool:
     return needed < 0.6 * torch.cuda.mem_get_info(device)[0]
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the data, read one batch per part, take one step on a throw-away model, and estimate the run."""
     import psutil
 
@@ -250,7 +251,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         find(settings.resume, settings.outputs, settings.name, "resume")
     source = open_data(settings)
     model = build_model(settings, source).to(device)
-    said = Rehearsal(reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores])
+    said = Preflight(reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores])
     for part in PARTS:
         plan = validation.limited(source.plan(part, 0, trainer.batch_size, settings.seed), trainer)
         if not plan:

@@ -110,13 +110,13 @@ class FiniteGuard:
 
 
 def save(
-    paths: list[Path], model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, sums: Sums, born: dict
+    paths: list[Path], model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, sums: Sums, provenance: dict
 ) -> None:
-    """Write a checkpoint under all of the names: what the loop needs to go on, and the birth certificate for inference."""
+    """Write a checkpoint under all of the names: what the loop needs to go on, and the provenance for inference."""
     if distributed.rank() > 0:
         return
     content = {
-        "birth": born,
+        "birth": provenance,
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
         "position": vars(position),

@@ -90,14 +90,14 @@ def test_run_folder_is_complete_and_its_status_true(fit, monkeypatch):
 
 
 def test_checkpoint_carries_its_birth_certificate(trained):
-    born = checkpoint.load(trained / "checkpoints" / "best.ckpt")["birth"]
-    assert born["seed"] == born["config"]["seed"] == 5
-    assert born["data"]["channels"] == ["phase", "stain"]
-    assert set(born["data"]["fingerprints"]) == {"A1.h5", "B2.h5"}
-    assert len(born["data"]["normaliser"]["mean"]) == 2
-    assert len(born["data"]["split_hash"]) == 32
-    assert born["versions"]["torch"] == torch.__version__
-    assert set(born["git"]) == {"commit", "diff", "untracked"}
+    provenance = checkpoint.load(trained / "checkpoints" / "best.ckpt")["birth"]
+    assert provenance["seed"] == provenance["config"]["seed"] == 5
+    assert provenance["data"]["channels"] == ["phase", "stain"]
+    assert set(provenance["data"]["fingerprints"]) == {"A1.h5", "B2.h5"}
+    assert len(provenance["data"]["normaliser"]["mean"]) == 2
+    assert len(provenance["data"]["split_hash"]) == 32
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert set(provenance["git"]) == {"commit", "diff", "untracked"}
 
 
 @pytest.mark.slow

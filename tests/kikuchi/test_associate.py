@@ -84,10 +84,10 @@ def test_default_targets_are_band_contrast_and_every_element_each_found_by_every
 def test_files_of_the_highest_dimension_fit_one_another(settings, tmp_path):
     region = ("task.roi_xrange=[2,20]", "task.roi_yrange=[1,19]")
     made = settings("task.targets=[bandcontrast]", "task.metrics=[pearson,hsic]", *region)
-    rehearsal = associate.rehearse(made, tmp_path)
+    preflight = associate.preflight(made, tmp_path)
     assert not list(tmp_path.iterdir())
     associate.run(made, tmp_path, NullTracker())
-    assert set(rehearsal.writes) <= {str(path) for path in tmp_path.rglob("*")}
+    assert set(preflight.writes) <= {str(path) for path in tmp_path.rglob("*")}
     folder = tmp_path / "bandcontrast"
     scores = pd.read_csv(folder / "scores.csv").iloc[0]
     assert {path.name for path in folder.iterdir()} == {
@@ -327,4 +327,4 @@ REFUSED = [
 @pytest.mark.parametrize(("overrides", "words"), REFUSED, ids=[case[0][0] for case in REFUSED])
 def test_bad_settings_are_refused_with_the_remedy(settings, tmp_path, overrides, words):
     with pytest.raises(ValueError, match=words):
-        associate.rehearse(settings(*overrides), tmp_path)
+        associate.preflight(settings(*overrides), tmp_path)

@@ -247,7 +247,7 @@ def test_a_quantity_that_is_not_there_is_answered_with_what_is(look, scan):
 
 def test_a_rehearsal_names_what_a_run_writes(look, scan, tmp_path):
     settings = Settings(data=KikuchiConfig(name="kikuchi", root=str(scan[0])), task=config())
-    named = bandcontrast.rehearse(settings, tmp_path / "out").writes
+    named = bandcontrast.preflight(settings, tmp_path / "out").writes
     assert not (tmp_path / "out").exists()
     folder, _ = look(scan[0], figures=True)
     assert sorted(named) == sorted(str(path) for path in folder.rglob("*") if path.is_file())
@@ -284,7 +284,7 @@ def test_image_quality_needs_no_more_memory_for_a_wider_map(scan, tmp_path):
         patterns = (np.zeros((columns, 64, 64), np.uint8) for _ in range(2))
         write_kikuchipy(tmp_path / "wide.h5", patterns, (2, columns), step_um=(1, 1))
         data = KikuchiConfig(name="kikuchi", root=str(tmp_path / "wide.h5"))
-        return bandcontrast.rehearse(Settings(data=data, task=config(quantity=quantity)), tmp_path / "out").memory_mb
+        return bandcontrast.preflight(Settings(data=data, task=config(quantity=quantity)), tmp_path / "out").memory_mb
 
     assert said("image_quality", 2000) < said("image_quality", 1000) + 5
     assert said("neighbour_similarity", 2000) > said("neighbour_similarity", 1000) + 3 * 1000 * 64 * 64 * 4e-6

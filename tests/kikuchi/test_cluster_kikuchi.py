@@ -470,7 +470,7 @@ def test_baselines_and_band_contrast_stand_beside_the_latents(done):
 
 
 def test_rehearsal_lists_what_the_run_writes(done, folder, tmp_path):
-    plan = cluster.rehearse(run_settings(folder, dims=[0], num_clusters=3, roi_xrange=[2, 20]), tmp_path).writes
+    plan = cluster.preflight(run_settings(folder, dims=[0], num_clusters=3, roi_xrange=[2, 20]), tmp_path).writes
     assert {name.removeprefix(f"{tmp_path}/") for name in plan} == {
         str(path.relative_to(done[1])) for path in done[1].rglob("*.*")
     }
@@ -533,7 +533,7 @@ def test_too_few_points_and_wrong_dimensions_are_refused(folder, tmp_path):
     ):
         cluster.run(run_settings(folder, dims=[0], roi_xrange=[0, 3], roi_yrange=[0, 3]), tmp_path, NullTracker())
     with pytest.raises(ValueError, match=r"task\.dims is \[6\].*0 to 5"):
-        cluster.rehearse(run_settings(folder, dims=[6]), tmp_path)
+        cluster.preflight(run_settings(folder, dims=[6]), tmp_path)
 
 
 @pytest.mark.slow

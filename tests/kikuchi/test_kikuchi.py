@@ -145,7 +145,7 @@ def test_full_field_files_hold_every_place_once_and_nan_where_nothing_was_encode
     latents = np.random.default_rng(1).normal(size=(200, 3)).astype(np.float32)
     with h5py.File(tmp_path / "latents.h5ad", "w") as file:
         file["X"] = latents
-    source.write_beside(tmp_path, rows)
+    source.write_extra_files(tmp_path, rows)
     coords = pd.read_csv(tmp_path / "coords.csv")
     full, roi = np.load(tmp_path / "latents_full.npy"), np.load(tmp_path / "latents_roi.npy")
     assert len(coords) == len(full) == 480
@@ -193,7 +193,7 @@ def test_a_scan_is_assembled_trained_on_and_encoded_as_its_keep_list_says(scan_f
     assert set(latents.obs["true_grain"]) == {"0", "1"}
     full = np.load(run / "process" / "latents_full.npy")
     np.testing.assert_array_equal(np.isnan(full).all(1), np.arange(120) < 20)
-    assert {name: x.shape for name, x in latents.beside("baseline_").items()} == {
+    assert {name: x.shape for name, x in latents.matrices("baseline_").items()} == {
         "baseline_nmf": (100, 3),
         "baseline_pca": (100, 3),
     }

@@ -156,17 +156,17 @@ def save_checkpoint(path, epoch, seed=0):
     data = {"channels": ["pattern"], "shape_px": PATTERN, "normaliser": fitted.state()}
     config = {"model": {"name": "planes", "latent_dim": DIMS}, "seed": seed}
     weights = {"planes": torch.randn(DIMS, 1, *PATTERN, generator=torch.Generator().manual_seed(epoch)) * 3}
-    born = {"config": config, "time": "2026-01-01T00:00:00", "data": data}
-    checkpoint.save(path, {"model": weights, "birth": born, "position": {"epoch": epoch}})
+    provenance = {"config": config, "time": "2026-01-01T00:00:00", "data": data}
+    checkpoint.save(path, {"model": weights, "birth": provenance, "position": {"epoch": epoch}})
 
 
 def made_by(table, which, target, normalise=None):
     """Write a table anew as task=process would with a checkpoint."""
     saved = checkpoint.load(which)
-    born = saved["birth"] | {"checkpoint": str(which), "epoch": saved["position"]["epoch"]}
-    with_birth = anndata.read_h5ad(table)
-    with_birth.uns["birth"] = json.dumps(born | {"process": {"task": {"normalise": normalise}}})
-    with_birth.write_h5ad(target)
+    provenance = saved["birth"] | {"checkpoint": str(which), "epoch": saved["position"]["epoch"]}
+    with_provenance = anndata.read_h5ad(table)
+    with_provenance.uns["birth"] = json.dumps(provenance | {"process": {"task": {"normalise": normalise}}})
+    with_provenance.write_h5ad(target)
     return str(target)
 
 
@@ -249,7 +249,7 @@ def test_spread_is_in_standard_deviations_of_the_training_points(done, folder):
 
 
 def test_rehearsal_lists_what_the_run_writes(done, folder, tmp_path):
-    plan = {name.removeprefix(f"{tmp_path}/") for name in maps.rehearse(settings(folder), tmp_path).writes}
+    plan = {name.removeprefix(f"{tmp_path}/") for name in maps.preflight(settings(folder), tmp_path).writes}
     assert plan == written(done[1])
     assert list(tmp_path.iterdir()) == []
 
@@ -263,7 +263,7 @@ def test_without_a_run_maps_are_drawn_and_patterns_are_not(folder, tmp_path, cap
     )
     assert not any("reconstruction" in name or "traversals" in name for name in written(tmp_path))
     assert "Without run=<folder> there is no model" in caplog.text
-    plan = {name.removeprefix(f"{tmp_path}/") for name in maps.rehearse(chosen, tmp_path).writes}
+    plan = {name.removeprefix(f"{tmp_path}/") for name in maps.preflight(chosen, tmp_path).writes}
     assert plan == written(tmp_path)
 
 
@@ -302,7 +302,7 @@ def test_default_points_span_the_errors_and_named_ones_are_found(folder):
     ],
 )
 def test_what_is_not_there_is_refused_in_rehearsal_too(folder, tmp_path, task, message):
-    for call in (maps.run, lambda s, out, _: maps.rehearse(s, out)):
+    for call in (maps.run, lambda s, out, _: maps.preflight(s, out)):
         with pytest.raises(ValueError, match=message):
             call(settings(folder, **task), tmp_path, NullTracker())
 
@@ -324,7 +324,7 @@ def test_latents_of_another_model_are_refused(folder, tmp_path):
 
 
 def decoded_by(chosen):
-    return maps.open_all(chosen).pictures.trained.birth["epoch"]
+    return maps.open_all(chosen).pictures.trained.provenance["epoch"]
 
 
 def test_patterns_are_decoded_by_the_checkpoint_that_made_the_latents(folder, tmp_path):

@@ -77,8 +77,8 @@ def test_the_store_has_every_digit_of_every_file_with_its_label_as_a_name(tmp_pa
 def test_images_without_labels_have_the_empty_digit(tmp_path):
     raw = write(tmp_path / "digits", "train-{}", digits=None)
     chosen = settings(raw, tmp_path / "out")
-    said = assemble.rehearse(chosen, tmp_path / "run")
-    assert said.reads == [f"{raw / 'train-images'}: 25 images of 6 x 5 px, without labels"]
+    plan = assemble.preflight(chosen, tmp_path / "run")
+    assert plan.reads == [f"{raw / 'train-images'}: 25 images of 6 x 5 px, without labels"]
     assert not (tmp_path / "out").exists()
     assert assemble.run(chosen, tmp_path / "run", NullTracker())["labelled"] == 0
     assert set(Store.open(tmp_path / "out" / "stores" / "mnist-digits" / "mnist.h5").table["true_digit"]) == {""}

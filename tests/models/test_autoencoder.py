@@ -35,7 +35,7 @@ def build(family="vae", likelihood="gauss", arch="compact", channels=2, patch_px
 def patches(likelihood="gauss", num=6, channels=2, patch_px=16) -> Batch:
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(num, channels, patch_px, patch_px, generator=generator)
-    return Batch((x > 0.5).float() if likelihood == "bern" else 10 * x, torch.arange(num))
+    return Batch((x > 0.5).float() if likelihood == "bern" else 10 * x)
 
 
 def count(module: nn.Module) -> int:
@@ -171,8 +171,8 @@ def test_terms_are_nats_per_patch(arch, settings):
 def test_loss_does_not_depend_on_the_batch_size(arch, family, likelihood):
     model, x = build(family, likelihood, arch).eval(), patches(likelihood).x
     with torch.no_grad():
-        whole = model.loss(Batch(x, None), 0).terms
-        ones = [model.loss(Batch(x[i : i + 1], None), 0).terms for i in range(len(x))]
+        whole = model.loss(Batch(x), 0).terms
+        ones = [model.loss(Batch(x[i : i + 1]), 0).terms for i in range(len(x))]
     for name, value in whole.items():
         assert float(value) == pytest.approx(sum(float(one[name]) for one in ones) / len(x), rel=1e-5), name
 
@@ -244,8 +244,8 @@ def test_compact_is_indifferent_to_units():
     """In counts or z-scores, the first step is the same but for the unit."""
     one, other = (build("ae", dropout=0.0) for _ in range(2))
     x = patches().x
-    mse = one.loss(Batch(x, None), 0).terms["mse"]
-    scaled = other.loss(Batch(x * 7 - 3, None), 0).terms["mse"]
+    mse = one.loss(Batch(x), 0).terms["mse"]
+    scaled = other.loss(Batch(x * 7 - 3), 0).terms["mse"]
     assert float(scaled.detach()) == pytest.approx(49 * float(mse.detach()), rel=1e-3)
     assert float(mse.detach()) == pytest.approx(float(x.var()), rel=0.3)
 
@@ -257,7 +257,7 @@ def test_weights_round_trip_and_keep_their_scale(tmp_path):
     other = build(seed=1)
     other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
     other.train()
-    other.loss(Batch(batch.x * 100, None), 0)  # other data do not move the scale of weights that were trained
+    other.loss(Batch(batch.x * 100), 0)  # other data do not move the scale of weights that were trained
     assert all(torch.equal(a, b) for a, b in zip(model.encode(batch.x).values(), other.encode(batch.x).values(), strict=True))
 
 
@@ -291,7 +291,7 @@ def test_bf16_autocast_comes_close(arch):
 
 def test_kl_per_dimension_and_active_units_describe_the_epoch():
     model, batch = build().eval(), patches()
-    out = [model.loss(Batch(part, None), 0) for part in batch.x.split(4)]
+    out = [model.loss(Batch(part), 0) for part in batch.x.split(4)]
     tallies = {name: out[0].tallies[name] + out[1].tallies[name] for name in out[0].tallies}
     numbers, _ = model.end_epoch(tallies, training=False)
     mu = model.encode(batch.x)["mu"]
@@ -374,6 +374,6 @@ def test_channel_that_is_constant_at_first_is_not_blown_up_later():
     model, x = build("ae"), patches().x
     first = x.clone()
     first[:, 1] = 0
-    model.loss(Batch(first, None), 0)
+    model.loss(Batch(first), 0)
     assert torch.isfinite(model.reconstruct(x)).all()
     assert model.network.scale.min() >= 0.02 * model.network.scale.max()

@@ -16,7 +16,7 @@ def build(shape_px=(30, 30), seed=0, **settings) -> KikuchiCNN:
 
 def batch(shape_px=(30, 30), num=5) -> Batch:
     x = torch.randn(num, 1, *shape_px, generator=torch.Generator().manual_seed(1))
-    return Batch(x, torch.arange(num), None, None)
+    return Batch(x)
 
 
 @pytest.mark.parametrize("shape_px", [(30, 30), (60, 60), (40, 50), (33, 71), (2, 7)])

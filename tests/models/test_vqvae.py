@@ -62,14 +62,14 @@ def golden_model(golden, case="z16/train/plain", settings=None) -> VQVAE:
 
 def golden_batch(golden, case) -> Batch:
     relations = golden["relation_codes"].to(torch.int8) if "time" in case or "eval" in case else None
-    return Batch(golden["x"], torch.arange(8), relations, golden["batch_mask"] if "mask" in case else None)
+    return Batch(golden["x"], relations=relations, weight=golden["batch_mask"] if "mask" in case else None)
 
 
 def some_batch(num=6, channels=2, patch_px=32) -> Batch:
     torch.manual_seed(1)
     track = torch.arange(num) // 3
     relations = (track[:, None] == track).to(torch.int8) + torch.eye(num, dtype=torch.int8)
-    return Batch(torch.randn(num, channels, patch_px, patch_px), torch.arange(num), relations, None)
+    return Batch(torch.randn(num, channels, patch_px, patch_px), relations=relations)
 
 
 def test_references_weights_load_strictly(golden_folder):
@@ -231,7 +231,7 @@ def test_z32_matches_latents_after_the_quantiser():
 def test_terms_do_not_depend_on_repetition_of_the_batch():
     model, batch = build(patch_px=32).eval(), some_batch()
     once = model.loss(batch, 0).terms
-    twice = model.loss(Batch(batch.x.repeat(2, 1, 1, 1), batch.rows.repeat(2), batch.relations.repeat(2, 2)), 0).terms
+    twice = model.loss(Batch(batch.x.repeat(2, 1, 1, 1), relations=batch.relations.repeat(2, 2)), 0).terms
     for name in once:
         assert float(twice[name].detach()) == pytest.approx(float(once[name].detach()), rel=1e-4), name
 
@@ -243,7 +243,7 @@ def test_matching_is_zero_without_relations():
 
 def test_pixels_outside_the_mask_count_a_quarter():
     model, batch = build(patch_px=32).eval(), some_batch()
-    half = batch._replace(mask=torch.full((6, 1, 32, 32), 0.5))
+    half = batch._replace(weight=torch.full((6, 1, 32, 32), 0.5))
     whole, quarter = (float(model.loss(b, 0).terms["recon"].detach()) for b in (batch, half))
     assert quarter == pytest.approx(whole / 4, rel=1e-5)
 
@@ -319,7 +319,7 @@ def share_of_two(rank: int, port: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     model, batch = build(patch_px=32), some_batch()
     half = slice(3 * rank, 3 * rank + 3)
-    terms = model.loss(Batch(batch.x[half], batch.rows[half], batch.relations), 0).terms
+    terms = model.loss(Batch(batch.x[half], relations=batch.relations), 0).terms
     terms["total"].backward()
     grads = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
     numbers = torch.stack([terms[name].detach() for name in ("total", "recon", "commitment", "matching")])

@@ -493,10 +493,10 @@ def test_the_task_shows_which_markers_changed_places(cohort, tmp_path, monkeypat
     folder, trained = cohort
     monkeypatch.setattr(task, "load_decoder", lambda settings, opened: trained)
     settings = settings_of(folder)
-    rehearsal = task.rehearse(settings, tmp_path)
+    preflight = task.preflight(settings, tmp_path)
     task.run(settings, tmp_path, NullTracker())
     written = {str(path) for kind in ("figures", "tables") for path in (tmp_path / kind).iterdir()}
-    assert written == set(rehearsal.writes)
+    assert written == set(preflight.writes)
     table = pd.read_csv(tmp_path / "tables" / "marker_differences.csv")
     assert set(table["marker"][:2]) == {"red", "green"}
     assert set(table["partner"][:2]) == {"red", "green"}
@@ -530,7 +530,7 @@ def test_a_wrong_run_and_too_many_folds_fail_before_the_permutations(cohort, tmp
     with pytest.raises(ValueError, match=r"task.folds is 8, but there are 14 subjects"):
         task.run(settings_of(folder, folds="8"), tmp_path, NullTracker())
     with pytest.raises(ValueError, match=r"task.folds is 8, but there are 14 subjects"):
-        task.rehearse(settings_of(folder, folds="8"), tmp_path)
+        task.preflight(settings_of(folder, folds="8"), tmp_path)
     settings = settings_of(folder)
     settings.run = str(tmp_path)
     monkeypatch.setattr(experiment, "load_model", lambda *_: trained._replace(channels=["red", "blue"]))

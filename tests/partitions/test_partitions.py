@@ -468,10 +468,10 @@ def test_a_rehearsal_says_what_would_be_written_and_writes_nothing(tmp_path):
     chosen = Settings(
         data=config(tmp_path / "raw"), task=AssemblePartitionsConfig(name="assemble", size=16), outputs=str(tmp_path / "out")
     )
-    said = task_module.rehearse(chosen, tmp_path / "out")
-    assert "S0: 1 images of 40 x 50 px, 12 partitions" in said.reads
-    assert said.writes[-1] == "... 8 stores in all"
-    assert said.disk_mb == pytest.approx(2 * 8 * 12 * 4 * 16 * 16 * 2 / 1e6)
+    plan = task_module.preflight(chosen, tmp_path / "out")
+    assert "S0: 1 images of 40 x 50 px, 12 partitions" in plan.reads
+    assert plan.writes[-1] == "... 8 stores in all"
+    assert plan.disk_mb == pytest.approx(2 * 8 * 12 * 4 * 16 * 16 * 2 / 1e6)
     assert not (tmp_path / "out").exists()
 
 

@@ -75,7 +75,7 @@ def skewed(seed: int, shape, dtype=np.uint16) -> np.ndarray:
 
 
 def trained_run(folder: Path, mode="gauss", factor=1.0, split_by="subject", groups=("S1", "S2"), **normaliser) -> Path:
-    """Write what a training run leaves: configuration, split, and a checkpoint with its birth certificate."""
+    """Write what a training run leaves: configuration, split, and a checkpoint with its provenance."""
     run = RunFolder.claim(folder / "run")
     held = Split(split_by, pd.DataFrame({"group": groups, "part": ["train", "val"], "num_patches": [3, 2]}))
     held.write(run.path / "split.csv")
@@ -91,10 +91,10 @@ def trained_run(folder: Path, mode="gauss", factor=1.0, split_by="subject", grou
     model = {"name": "mirror", "factor": factor}
     data = {"channels": NAMES, "shape_px": [PATCH_PX, PATCH_PX], "normaliser": fitted.state(), "split_by": split_by}
     trained_on = {"name": "partitions", "root": str((folder / "raw").resolve())}
-    born = {"config": {"model": model, "data": trained_on}, "data": data | {"split_hash": held.hash, "fingerprints": {}}}
-    run.describe({"model": model, "data": trained_on}, born)
+    provenance = {"config": {"model": model, "data": trained_on}, "data": data | {"split_hash": held.hash, "fingerprints": {}}}
+    run.describe({"model": model, "data": trained_on}, provenance)
     weights = Mirror(MirrorConfig(**model), 3, PATCH_PX).state_dict()
-    checkpoint.save(run.path / "checkpoints" / "best.ckpt", {"model": weights, "birth": born, "position": {"epoch": 1}})
+    checkpoint.save(run.path / "checkpoints" / "best.ckpt", {"model": weights, "birth": provenance, "position": {"epoch": 1}})
     return run.path
 
 
@@ -249,9 +249,9 @@ def test_a_rehearsal_reconstructs_a_batch_and_writes_nothing(tmp_path):
         run=str(trained_run(tmp_path)),
         outputs=str(tmp_path / "outputs"),
     )
-    said = reconstruct.rehearse(chosen, tmp_path / "out")
-    assert "1 images, the first S2/b" in said.reads[0]
-    assert "12 partitions of 16 px, 12 px apart" in said.reads[0]
+    plan = reconstruct.preflight(chosen, tmp_path / "out")
+    assert "1 images, the first S2/b" in plan.reads[0]
+    assert "12 partitions of 16 px, 12 px apart" in plan.reads[0]
     assert not (tmp_path / "out").exists()
 
 
@@ -285,7 +285,7 @@ def test_a_model_of_small_partitions_needs_no_overlap_to_be_given(tmp_path):
         run=str(run),
         outputs=str(tmp_path / "outputs"),
     )
-    assert "partitions of 16 px, 12 px apart" in reconstruct.rehearse(chosen, tmp_path / "out").reads[0]
+    assert "partitions of 16 px, 12 px apart" in reconstruct.preflight(chosen, tmp_path / "out").reads[0]
 
 
 @pytest.mark.slow

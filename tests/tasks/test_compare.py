@@ -296,7 +296,7 @@ def test_task_leaves_tables_and_figures_that_agree(two_families, compose, tmp_pa
     pd.testing.assert_series_equal(written.sort_index(), means.sort_index(), check_names=False)
     assert summary.loc[summary["metric"] == "best_score", "not_comparable_across"].str.contains("model family").all()
     assert "val_explained_variance (higher is better): vae_gauss" in caplog.text
-    assert task.rehearse(chosen, out).writes[0] == str(out / "tables" / "compare.csv")
+    assert task.preflight(chosen, out).writes[0] == str(out / "tables" / "compare.csv")
 
 
 def test_nothing_of_an_earlier_comparison_stays_beside_a_later_one(two_families, compose, tmp_path, monkeypatch, caplog):

@@ -132,7 +132,7 @@ def test_channels_are_read_by_name(folder):
 
 
 def test_rehearsal_writes_nothing_and_lists_what_the_run_writes(done, folder, tmp_path):
-    plan = {name.removeprefix(f"{tmp_path}/") for name in embed.rehearse(settings(folder), tmp_path).writes}
+    plan = {name.removeprefix(f"{tmp_path}/") for name in embed.preflight(settings(folder), tmp_path).writes}
     written = {str(path.relative_to(done[0])) for path in done[0].rglob("*.*")}
     assert plan == {name for name in written if "exemplars_PC" not in name}
     assert list(tmp_path.iterdir()) == []
@@ -142,7 +142,7 @@ def test_pixel_baseline_sees_what_the_model_saw(folder):
     latents = Latents.open(folder / "process" / "latents.h5ad")
     assert (latents.channels, latents.normaliser) == (None, None)
     state = {"mode": "dataset", "channels": ["stain"], "mean": [0.0], "std": [1.0], "cofactor": 5.0}
-    latents.birth = {"data": {"channels": ["stain"], "normaliser": state}, "process": {"task": {"normalise": "none"}}}
+    latents.provenance = {"data": {"channels": ["stain"], "normaliser": state}, "process": {"task": {"normalise": "none"}}}
     patches, rows = Patches(latents, list(latents.stores()), latents.channels), np.arange(3)
     features = patches.features(rows, rows, latents.normaliser).reshape(patches.read(rows).shape)
     np.testing.assert_allclose(features, np.arcsinh(patches.read(rows) / 5), rtol=1e-6)

@@ -201,9 +201,9 @@ def test_raw_files_become_patches_tracks_tables_and_a_figure(raw, tmp_path, capl
 
 
 def test_check_reads_and_writes_nothing(raw, tmp_path):
-    rehearsal = patch.rehearse(settings_for(raw, tmp_path / "p"), tmp_path / "run")
-    assert len(rehearsal.writes) == 4
-    assert rehearsal.disk_mb > 0
+    preflight = patch.preflight(settings_for(raw, tmp_path / "p"), tmp_path / "run")
+    assert len(preflight.writes) == 4
+    assert preflight.disk_mb > 0
     assert not list(tmp_path.iterdir())
 
 

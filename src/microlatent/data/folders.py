@@ -43,8 +43,8 @@ def raw_folder(config: Any, outputs: str) -> Path:
 
 
 @contextmanager
-def rehearsing(config: Any, outputs: str) -> Iterator[str]:
-    """Yield the outputs folder, a temporary one for the specimen: a rehearsal leaves nothing behind, not even that."""
+def preflight_outputs(config: Any, outputs: str) -> Iterator[str]:
+    """Yield the outputs folder, a temporary one for the specimen: a preflight leaves nothing behind, not even that."""
     if config.root not in SIMULATED:
         yield outputs
         return

@@ -67,8 +67,8 @@ class Latents:
     ``birth`` is the provenance of the trained model, empty where unknown.
     """
 
-    def __init__(self, path: Path, obs: pd.DataFrame, x: np.ndarray, birth: dict[str, Any] | None = None) -> None:
-        self.path, self.obs, self.x, self.birth = path, obs, x, birth or {}
+    def __init__(self, path: Path, obs: pd.DataFrame, x: np.ndarray, provenance: dict[str, Any] | None = None) -> None:
+        self.path, self.obs, self.x, self.provenance = path, obs, x, provenance or {}
 
     @classmethod
     def open(cls, path: str | Path, stores: Path | None = None) -> Latents:
@@ -89,7 +89,7 @@ class Latents:
                 if "X" not in file or "obs" not in file:
                     raise ValueError(f"{path} is no latents table: it lacks X or obs. Make one with task=process.")
                 obs, x = read_elem(file["obs"]), mapped(path, file["X"])
-                birth = json.loads(file["uns/birth"].asstr()[()]) if "uns/birth" in file else {}
+                provenance = json.loads(file["uns/birth"].asstr()[()]) if "uns/birth" in file else {}
         except OSError as error:
             raise ValueError(f"{path} cannot be read as HDF5 ({error}). It may be cut short; run task=process again.") from error
         for name in obs.columns[obs.dtypes == "category"]:
@@ -102,7 +102,7 @@ class Latents:
             )
         if not len(obs):
             raise ValueError(f"{path} holds no patch. Run task=process on a store that has some.")
-        return cls(path, obs, x, birth)
+        return cls(path, obs, x, provenance)
 
     @classmethod
     def _from_pickle(cls, path: Path, stores: Path | None) -> Latents:
@@ -157,13 +157,13 @@ class Latents:
     @property
     def channels(self) -> list[str] | None:
         """Channels that the model saw, in its order; None where unknown."""
-        return self.birth.get("data", {}).get("channels")
+        return self.provenance.get("data", {}).get("channels")
 
     @property
     def normaliser(self) -> dict[str, Any] | None:
         """How the model's input was made (the state of a ``Normaliser``); None where unknown."""
-        state = self.birth.get("data", {}).get("normaliser")
-        mode = self.birth.get("process", {}).get("task", {}).get("normalise")
+        state = self.provenance.get("data", {}).get("normaliser")
+        mode = self.provenance.get("process", {}).get("task", {}).get("normalise")
         return state and state | ({"mode": mode} if mode else {})
 
     def require(self, columns: tuple[str, ...], task: str, instead: str) -> None:
@@ -175,7 +175,7 @@ class Latents:
                 f"made of another kind of data. {instead}"
             )
 
-    def beside(self, prefix: str) -> dict[str, np.ndarray]:
+    def matrices(self, prefix: str) -> dict[str, np.ndarray]:
         """Return the matrices (N, D) that stand beside the latents under names with a prefix, such as the baselines'."""
         if self.path.suffix != ".h5ad":
             return {}

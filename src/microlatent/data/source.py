@@ -24,8 +24,8 @@ BLOCK = 256  # rows read at a time where all are needed
 class PatchSource:
     """All patches of some stores; a system's own kind says which patches belong together.
 
-    ``levels`` are the groups that a split may hold out together (``data.split_by``), each by the columns that name it; ``unit``
-    is the one whose members are independent of each other's, over which statistics are taken.
+    ``split_levels`` are the groups that a split may hold out together (``data.split_by``), each by the columns that name it;
+    ``independent_unit`` is the one whose members are independent of each other's, over which statistics are taken.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ class PatchSource:
         A channel is absent, or the stores disagree.
     """
 
-    levels: ClassVar[dict[str, tuple[str, ...]]] = {"patch": ("key",)}
-    unit: ClassVar[str] = "patch"
+    split_levels: ClassVar[dict[str, tuple[str, ...]]] = {"patch": ("key",)}
+    independent_unit: ClassVar[str] = "patch"
     baselines: ClassVar[tuple[str, ...]] = ()  # that task=process fits beside the latents: pca, nmf
 
     def __init__(self, stores: list[Store], channels: list[str] | None, *, augment: bool = False) -> None:
@@ -83,14 +83,14 @@ class PatchSource:
             )
         return [store.channels.index(name) for name in self.channels]
 
-    def keep_only(self, column: str, values: list[str], key: str) -> None:
+    def select(self, column: str, values: list[str], key: str) -> None:
         """Leave out all rows but those with the given values; ``key`` is the setting that asked for it."""
         absent = sorted(set(values) - set(self.table[column]))
         if absent:
             raise ValueError(f"{key} names {absent}, but the stores hold {sorted(set(self.table[column]))}.")
         self.rows = {"all": np.flatnonzero(self.table[column].isin(values))}
 
-    def taken_by(self, data: dict[str, Any]) -> np.ndarray:
+    def rows_used_by(self, data: dict[str, Any]) -> np.ndarray:
         """Return which rows (N,) a run with these data settings took, as far as its split does not say."""
         return np.ones(len(self), bool)
 
@@ -102,7 +102,7 @@ class PatchSource:
 
     def groups(self, by: str) -> np.ndarray:
         """Name of every row's group at one of the levels."""
-        first, *rest = self.levels[by]
+        first, *rest = self.split_levels[by]
         name = self.table[first].astype(str)
         for column in rest:
             name = name + "/" + self.table[column].astype(str)
@@ -134,11 +134,11 @@ class PatchSource:
         for start in range(0, len(rows), BLOCK):
             yield self.read(rows[start : start + BLOCK])
 
-    def beside(self, out: Path) -> list[Path]:
+    def extra_files(self, out: Path) -> list[Path]:
         """Return the files that users of this kind of data expect beside the latents table in ``out``."""
         return []
 
-    def write_beside(self, out: Path, rows: np.ndarray) -> None:
+    def write_extra_files(self, out: Path, rows: np.ndarray) -> None:
         """Write these files for the rows of the table."""
 
     # ----------------------------------------------------------------------------------------------------- batches
@@ -224,4 +224,4 @@ class PatchSource:
             x = dihedral(x, draws)
             mask = dihedral(mask, draws) if mask is not None else None
         codes = torch.from_numpy(self.relations.among(rows)).to(device) if relations else None
-        return Batch(x, index, codes, mask)
+        return Batch(x, weight=mask, relations=codes)

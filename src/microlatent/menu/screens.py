@@ -53,7 +53,7 @@ def choose_step(name: str) -> Step:
 
 
 def go(step: Step, name: str, outputs: str) -> None:
-    """Go through with a step: pick what it stands on, then change, rehearse and run its command."""
+    """Go through with a step: pick what it stands on, then change, check and run its command."""
     header(name, step.name)
     if step.entry in ("dashboard", "sync"):
         script = ["-m", "microlatent.dashboard"] if step.entry == "dashboard" else [nearby(ROOT / "scripts" / "sync.py")]
@@ -108,7 +108,7 @@ def choose_action(draft: Draft, path: tuple[str, ...]) -> str:
         console.print(Text(f"not ready: {problems[0]}", style="yellow"))
     if not draft.goes_on:
         lines |= {
-            "check": ("rehearse", "open the data, estimate memory, disk and time, write nothing"),
+            "check": ("check", "open the data, estimate memory, disk and time, write nothing"),
             "change": ("change", "look at the settings of a section, and change some"),
             "show": ("show", "the whole configuration as a table"),
             "where": ("where", f"device, threads, cluster (now: {place(draft)})"),

@@ -243,7 +243,7 @@ class VQVAE(nn.Module):
         quantiser's loss), ``matching`` (0 where relations are unknown), ``perplexity`` (effective number of codes in the batch).
         """
         config, out = self.config, self(batch.x)
-        recon = self.recon_loss(out, batch.mask)
+        recon = self.recon_loss(out, batch.weight)
         total = config.weight_recon * recon + config.weight_commitment * out.commitment
         matching = torch.zeros_like(recon)
         if config.matching != "none" and batch.relations is not None:

@@ -49,12 +49,12 @@ def command(record: Record) -> list[str]:
 
 def facts(record: Record) -> list[tuple[str, str]]:
     """Return terms and values, in the order in which a reader asks."""
-    status, birth = record.status, record.provenance
-    data, machine = birth.get("data") or {}, birth.get("hardware") or {}
+    status, provenance = record.status, record.provenance
+    data, machine = provenance.get("data") or {}, provenance.get("hardware") or {}
     shape = " x ".join(str(side) for side in data.get("shape_px") or [])
     items = [
         ("Folder", str(record.path)),
-        ("Started", moment(status.get("started") or birth.get("time"))),
+        ("Started", moment(status.get("started") or provenance.get("time"))),
         ("Ended" if record.state == "completed" else "Last update", moment(status.get("updated"))),
         ("Working time", seconds(status["seconds"]) if isinstance(status.get("seconds"), int | float) else ""),
         ("Seed", number(record.get("seed"))),
@@ -63,7 +63,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("Channels", ", ".join(str(one) for one in data.get("channels") or [])),
         ("Patches", f"{shape} px" if shape else ""),
         ("Split", f"by {data['split_by']}, hash {str(data.get('split_hash', ''))[:12]}" if data.get("split_by") else ""),
-        ("Code", commit(birth.get("git") or {})),
+        ("Code", commit(provenance.get("git") or {})),
         ("Machine", machine_words(machine, str(status.get("host", "")))),
     ]
     return [(term, value) for term, value in items if value and value != number(None)]

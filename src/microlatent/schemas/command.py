@@ -86,7 +86,7 @@ class Settings:
     resume: str | None = None  # continue an interrupted training run: its folder or latest
     rerun: str | None = None  # repeat a run from its folder alone
     init_from: str | None = None  # weights alone: a checkpoint or the reference's model.pt
-    check: bool = False  # rehearse: open everything, write nothing
+    check: bool = False  # open the data, estimate, write nothing
     plugins: list[str] = field(default_factory=list)  # modules that register models or data of your own
     outputs: str = "outputs"  # folder of all runs and stores
     model: Any = None

@@ -91,13 +91,13 @@ class JobSweeper(Sweeper):
         """The command: train, infer or analyze."""
         return self.config.hydra.job.config_name
 
-    def rehearse(self, jobs: Iterable[list[str]]) -> None:
+    def preflight(self, jobs: Iterable[list[str]]) -> None:
         """Rehearse every job, here and now; what it needs for that is removed again."""
         launcher = BasicLauncher()
         launcher.setup(hydra_context=self.context, task_function=self.task_function, config=self.config)
         plan = sweep.Plan(Path(self.config.hydra.sweep.dir).absolute(), self.entry, [], dict(enumerate(jobs)))
         if sweep.is_sweep(plan.folder):
-            raise ValueError(f"{plan.folder} holds a sweep already. To rehearse this one leave hydra.sweep.dir out.")
+            raise ValueError(f"{plan.folder} holds a sweep already. To check this one leave hydra.sweep.dir out.")
         made = [folder for folder in (plan.folder, *plan.folder.parents) if not folder.exists()]
         try:
             plan.write()  # a job looks there whether others stand on the same run

@@ -28,7 +28,7 @@ from microlatent.systems.wells.trajectories import interval
 from microlatent.tasks import cluster_figures
 
 if TYPE_CHECKING:
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ COMPOSED_BY = ("subject", "well", "true_digit")  # the first of these that the t
 
 
 class Opened(NamedTuple):
-    """All that a rehearsal and a run need."""
+    """All that a preflight and a run need."""
 
     latents: Latents
     patches: Patches
@@ -108,9 +108,9 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     return numbers
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the table and its stores, check the names, and list what would be written."""
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
     task, opened = settings.task, open_all(settings)
     obs, (num, dims) = opened.latents.obs, opened.latents.x.shape
@@ -123,7 +123,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     rows = min(num, clustering.FIT_ROWS)
     tried = task.max_clusters if task.num_clusters is None else 1
     cost = {"gmm": rows * tried**2 * 3e-5, "kmeans": tried * (0.4 + rows * 3e-5), "hdbscan": num**2 * 5e-8}[task.method]
-    return Rehearsal(
+    return Preflight(
         reads=[str(opened.latents.path), *(str(store.path) for store in opened.patches.stores)],
         writes=[
             str(out / "latents.h5ad"),

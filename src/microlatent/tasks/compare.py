@@ -24,7 +24,7 @@ from microlatent.tasks.compare_result import Comparison, compare, describe
 from microlatent.tasks.compare_runs import gather
 
 if TYPE_CHECKING:
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +66,13 @@ def draw(found: Comparison, folder: Path) -> None:
         drawing.draw_tradeoffs(found.summary, found.means, pairs, found.objectives, found.front, folder / FIGURES[1])
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Read the runs, compare them, and list what would be written."""
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
     found = look(settings)
     count, objectives = len(found.counted), ", ".join(found.objectives) or "none"
-    return Rehearsal(
+    return Preflight(
         reads=list(found.runs["run"]),
         writes=[*(str(out / "tables" / name) for name in TABLES), *(str(out / "figures" / name) for name in FIGURES)],
         memory_mb=300.0,

@@ -96,10 +96,10 @@ def read(path: Path, overrides: list[str] | None = None) -> Run:
     if not (path / "config.yaml").is_file():
         one.reason = one.reason or sweep.label(path)
         return one
-    container, born = run.read_config(path), run.read_provenance(path)
+    container, provenance = run.read_config(path), run.read_provenance(path)
     one.settings, one.seed, one.started = config.flat(container), container["seed"], status.get("started", "")
     one.typed = set(sweep.parts(_typed(path) if overrides is None else overrides))
-    hardware, data = born.get("hardware", {}), born.get("data") or {}
+    hardware, data = provenance.get("hardware", {}), provenance.get("data") or {}
     one.machine = " ".join(str(value) for value in (status.get("host"), hardware.get("processor"), hardware.get("gpu")) if value)
     one.data = json.dumps([data.get(key) for key in ("fingerprints", "channels", "shape_px")], sort_keys=True)
     one.split = data.get("split_hash", "")

@@ -24,7 +24,7 @@ from microlatent.progress import track
 from microlatent.schemas import Settings
 
 if TYPE_CHECKING:
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,9 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     return numbers
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the table and its stores, check the columns' names, and list what would be written."""
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
     latents, task = open_latents(settings, "embed"), settings.task
     patches = Patches(latents, list(latents.stores(settings.data.store)), settings.data.channels or latents.channels)
@@ -93,7 +93,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     names += [f"means_{figures.file_word(channel)}" for channel in patches.channels] + (["probes"] if probes else [])
     num, dims = latents.x.shape
     side = min(len(latents.training_rows()), dims)
-    return Rehearsal(
+    return Preflight(
         reads=[str(latents.path), *(str(store.path) for store in patches.stores)],
         writes=[
             str(out / "latents.h5ad"),

@@ -19,7 +19,7 @@ from microlatent.device import choose_device
 from microlatent.experiment import Trained, load_trained
 from microlatent.files import atomic, write_csv, write_pickle
 from microlatent.progress import track
-from microlatent.run import Rehearsal
+from microlatent.results import Preflight
 from microlatent.schemas import Settings
 from microlatent.tasks.process_baselines import EXPLAINED, write_baselines
 
@@ -39,7 +39,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         table = write_baselines(out / "latents.h5ad", source, rows, trained, settings, device)
         write_csv(table, out / EXPLAINED)
         tracker.table("explained_variance", table)
-    source.write_beside(out, rows)
+    source.write_extra_files(out, rows)
     if settings.task.reference_files:
         _write_reference_files(out, source, rows)
     tracker.artifact("latents", "latents", out / "latents.h5ad")
@@ -69,8 +69,8 @@ def write_latents(
 
     task, names = settings.task, None
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.trainer.precision == "bf16")
-    born = json.dumps(trained.birth | {"process": config.plain(settings)}, default=str)
-    AnnData(obs=_identity(source, rows), uns={"birth": born}).write_h5ad(path)
+    provenance = json.dumps(trained.provenance | {"process": config.plain(settings)}, default=str)
+    AnnData(obs=_identity(source, rows), uns={"birth": provenance}).write_h5ad(path)
     with h5py.File(path, "a") as file:
         if "X" in file:
             del file["X"]
@@ -95,7 +95,7 @@ def write_latents(
 
 
 def _identity(source: PatchSource, rows: np.ndarray) -> pd.DataFrame:
-    table = source.table.assign(part=source.parts(), group=source.groups(source.unit)).iloc[rows]
+    table = source.table.assign(part=source.parts(), group=source.groups(source.independent_unit)).iloc[rows]
     return table.set_index(source.names().iloc[rows].rename("patch"))
 
 
@@ -115,7 +115,7 @@ def _write_reference_files(out: Path, source: PatchSource, rows: np.ndarray) -> 
             write_pickle(file["obsm/after"][block], out / "reference" / f"{well}_latent_space_after.pkl")
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Load the model, match the channels, encode one batch, and estimate the rest."""
     import psutil
 
@@ -128,8 +128,8 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     width = sum(latent.shape[1] for latent in trained.model.encode(batch.x, settings.task.norm).values())
     passes = 1 + (6 if source.baselines else 0)  # the pixels are read again and again to fit them
     seconds = passes * (time.perf_counter() - started) / len(batch.x) * len(rows)
-    files = [out / "latents.h5ad", *([out / EXPLAINED] if source.baselines else []), *source.beside(out)]
-    return Rehearsal(
+    files = [out / "latents.h5ad", *([out / EXPLAINED] if source.baselines else []), *source.extra_files(out)]
+    return Preflight(
         reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores],
         notes=[f"{len(rows)} of {len(source)} patches are encoded."] if len(rows) < len(source) else [],
         writes=[str(file) for file in files],

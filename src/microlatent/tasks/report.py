@@ -7,7 +7,7 @@ from typing import Any
 
 from microlatent.files import write_text
 from microlatent.report import page
-from microlatent.run import Rehearsal
+from microlatent.results import Preflight
 from microlatent.schemas import Settings
 from microlatent.sweeps import sweep
 
@@ -21,10 +21,10 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     return {"page_mb": round(len(text.encode()) / 1e6, 2)}
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Say what would be read and written."""
     folder = Path(settings.run)
     kind = "sweep" if sweep.is_sweep(folder) else "run"
-    return Rehearsal(
+    return Preflight(
         reads=[f"{folder} ({kind})"], writes=[str(out / PAGE)], memory_mb=300, disk_mb=page.MAX_BYTES / 1e6, seconds=5
     )

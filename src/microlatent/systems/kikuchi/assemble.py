@@ -15,21 +15,21 @@ import numpy as np
 import pandas as pd
 import xxhash
 
-from microlatent import provenance
 from microlatent.config import plain
 from microlatent.data.folders import (
     mark_unfinished,
     origin_of,
+    preflight_outputs,
     raw_folder,
     refuse_overwrite,
-    rehearsing,
     set_aside_stale,
     store_folder,
 )
 from microlatent.data.store import StoreWriter
 from microlatent.files import write_csv
 from microlatent.progress import track
-from microlatent.run import Rehearsal
+from microlatent.provenance import collect_provenance
+from microlatent.results import Preflight
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi.ebsd import find_scans
 from microlatent.systems.kikuchi.ebsd.scan import Scan
@@ -125,7 +125,7 @@ def assemble(scan: Scan, path: Path, root: Path, settings: Settings) -> dict[str
                 "truth": truth,
                 "left_out": len(left_out),
                 "digest": digest.hexdigest(),
-                "birth": provenance.birth(plain(settings)),
+                "birth": collect_provenance(plain(settings)),
             },
         )
     return {
@@ -197,25 +197,25 @@ def _say_left_out(left_out: list[str], scan: Scan, how: str, nothing_left: bool)
         logger.warning("%s: %d patterns are NaN or constant and left out, at (x, y) %s.", scan.name, len(left_out), some)
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open every scan, read and preprocess the first block, and estimate the stores."""
-    with rehearsing(settings.data, settings.outputs) as outputs:
-        root, folder, said = raw_folder(settings.data, outputs), store_folder(settings.data, settings.outputs), Rehearsal()
+    with preflight_outputs(settings.data, settings.outputs) as outputs:
+        root, folder, plan = raw_folder(settings.data, outputs), store_folder(settings.data, settings.outputs), Preflight()
         for scan in scans_with_patterns(settings, root):
             preprocessing = Preprocessing(scan, settings.task)
             next(preprocessing.blocks())
             path = folder / f"{scan.name}.h5"
             refuse_overwrite(path, settings.data, settings.task.overwrite)
             rows, columns = scan.map_shape
-            said.reads.append(
+            plan.reads.append(
                 f"{scan.name} ({scan.format}): {rows} x {columns} points, {len(scan.points)} patterns of "
                 f"{'x'.join(map(str, scan.pattern_shape))} px, columns {', '.join(scan.points)}"
             )
             done = ", ".join(f"{key} {value}" for key, value in preprocessing.describe().items() if value is not None)
-            said.notes.append(f"{scan.name}: {done}.")
-            said.writes.append(str(path))
+            plan.notes.append(f"{scan.name}: {done}.")
+            plan.writes.append(str(path))
             pattern_mb = np.prod(preprocessing.shape_px) * stored_dtype(scan, preprocessing).itemsize / 1e6
-            said.disk_mb += 2 * len(scan.points) * pattern_mb  # the pixels stand twice until the store is renamed
-            said.seconds = (said.seconds or 0.0) + len(scan.points) * np.prod(scan.pattern_shape) / 2e7
-            said.memory_mb = max(said.memory_mb, preprocessing.memory_mb())
-        return said
+            plan.disk_mb += 2 * len(scan.points) * pattern_mb  # the pixels stand twice until the store is renamed
+            plan.seconds = (plan.seconds or 0.0) + len(scan.points) * np.prod(scan.pattern_shape) / 2e7
+            plan.memory_mb = max(plan.memory_mb, preprocessing.memory_mb())
+        return plan

@@ -31,7 +31,7 @@ from microlatent.systems.kikuchi.associate_output import Findings
 from microlatent.systems.kikuchi.associate_targets import LATENT, Opened, Target, open_all
 
 if TYPE_CHECKING:
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
 log = logging.getLogger(__name__)
 # Microseconds that one metric of one dimension takes for each point, on one core.
@@ -58,9 +58,9 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     return {"scans": len(set(scans)), "targets": len(opened.targets), "dims": len(opened.dims)} | numbers
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the table, check the names, and list what would be written."""
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
     task, opened = settings.task, open_all(settings)
     num = max(target.num for target in opened.targets)
@@ -75,7 +75,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     from microlatent.analysis.dependence import threads
 
     stores = {str(target.scan.store.path) for target in opened.targets}
-    return Rehearsal(
+    return Preflight(
         reads=[str(opened.latents.path), *sorted(stores)],
         writes=[
             *(str(out / target.tag / name) for target in opened.targets for name in ("scores.csv", output.report_name(target))),

@@ -76,7 +76,7 @@ class Target(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """All that a rehearsal and a run need."""
+    """All that a preflight and a run need."""
 
     latents: Latents
     sources: dict[str, np.ndarray]  # latent, baselines (N, D) and latent_norm (N, 1)
@@ -122,7 +122,7 @@ def open_all(settings: Settings) -> Opened:
             "Name columns in task.targets, or files that hold some in data.maps."
         )
     check_targets(targets, task)
-    sources = {LATENT: latents.x, **latents.beside(BASELINE), NORM: latent_norm(latents)}
+    sources = {LATENT: latents.x, **latents.matrices(BASELINE), NORM: latent_norm(latents)}
     return Opened(latents, sources, task.dims or list(range(width)), targets)
 
 

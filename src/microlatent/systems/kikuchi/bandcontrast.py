@@ -21,7 +21,7 @@ import pandas as pd
 
 from microlatent import figures
 from microlatent.analysis.threshold import otsu
-from microlatent.data.folders import raw_folder, rehearsing
+from microlatent.data.folders import preflight_outputs, raw_folder
 from microlatent.drawing.sheet import HOLE
 from microlatent.files import atomic, write_csv
 from microlatent.schemas import Settings
@@ -33,7 +33,7 @@ from microlatent.systems.kikuchi.scans import ScanMap
 from microlatent.systems.kikuchi.schema import AssembleKikuchiConfig, BandContrastConfig
 
 if TYPE_CHECKING:
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
     from microlatent.systems.kikuchi.patterns import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -117,11 +117,11 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     return numbers | ({"threshold": rows[0]["threshold"]} if len(rows) == 1 and np.isfinite(rows[0]["threshold"]) else {})
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the scans, check the settings, and list what would be written."""
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
-    with rehearsing(settings.data, settings.outputs) as outputs:
+    with preflight_outputs(settings.data, settings.outputs) as outputs:
         chosen = open_all(settings, raw_folder(settings.data, outputs))
         for one in chosen:
             one.place.inside(settings.task.roi_xrange, settings.task.roi_yrange)
@@ -131,7 +131,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
     num = sum(len(one.points) for one in chosen)
     pixels = sum(len(one.points) * np.prod(one.scan.pattern_shape) for one in chosen if one.is_computed)
     needed = [steps_of(one.scan).memory_mb(one.quantity != COMPUTED[0]) for one in chosen if one.is_computed]
-    return Rehearsal(
+    return Preflight(
         reads=[str(path) for one in chosen for path in one.scan.files] + list(settings.data.maps),
         writes=[str(out / name) for name in ("kept_coords.csv", "valid_pixels.csv", "tables/bandcontrast.csv")] + arrays + images,
         memory_mb=max([300, *needed]) + num * 4e-4,

@@ -30,7 +30,7 @@ from microlatent.systems.kikuchi.fields import Field, open_field
 from microlatent.systems.kikuchi.schema import ClusterKikuchiConfig
 
 if TYPE_CHECKING:
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
 log = logging.getLogger(__name__)
 KMEANS_CLUSTERS = 3  # of k-means, unless task.num_clusters says
@@ -100,9 +100,9 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     return numbers(labels, known, found, width, stable, tables.get("agreement"))
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the points, check that they can be clustered, and list what would be written."""
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
     task: ClusterKikuchiConfig = settings.task
     field = open_field(settings)
@@ -118,7 +118,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         "dbscan": 3e-5 * num,
         "hdbscan": 5e-8 * num**2,
     }[task.method]
-    return Rehearsal(
+    return Preflight(
         reads=field.reads,
         writes=[
             *(str(path) for path in map_paths(field, tag, out)),

@@ -126,7 +126,7 @@ def from_table(settings: Settings) -> Field:
     names = {scan.quality for scan in whole}
     name = names.pop() if len(names) == 1 else "image_quality"
     baselines = {}
-    for baseline, x in latents.beside(BASELINE).items():
+    for baseline, x in latents.matrices(BASELINE).items():
         most = np.sort(np.argsort(-scan_maps.variances(x, train), kind="stable")[: len(dims)])
         baselines[baseline] = np.asarray(x[rows][:, most], np.float64)
     known = {column: labels_of(obs[column], column) for column in obs if column.startswith("true_") or column == "phase"}

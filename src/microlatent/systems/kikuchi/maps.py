@@ -37,13 +37,13 @@ from microlatent.systems.kikuchi.scans import ScanMap, open_points
 from microlatent.systems.kikuchi.schema import MapsKikuchiConfig
 
 if TYPE_CHECKING:
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
 log = logging.getLogger(__name__)
 
 
 class Opened(NamedTuple):
-    """All that a rehearsal and a run need."""
+    """All that a preflight and a run need."""
 
     latents: Latents
     windows: list[Window]  # the drawn part of every scan
@@ -92,18 +92,18 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     return numbers(table, points[shown], latents)
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the table, its stores and the model, check the names, and list what would be written."""
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
     opened = open_all(settings)
     num, width = opened.latents.x.shape
     measured = [name for name, *_ in MEASURED if name == "kernel_spread" or opened.pictures is not None]
-    contacts = ["contact", *(f"contact_{name}" for name in opened.latents.beside(BASELINE))]
+    contacts = ["contact", *(f"contact_{name}" for name in opened.latents.matrices(BASELINE))]
     patterns = ["reconstructions", "traversals"] if opened.pictures is not None else []
     stems = [name + tail(opened, window) for window in opened.windows for name in contacts + measured]
     folder = out / folder_name(settings, opened)
-    return Rehearsal(
+    return Preflight(
         reads=[str(opened.latents.path), *(str(window.scan.store.path) for window in opened.windows)],
         writes=[
             *(str(folder / f"latent{dim}{tail(opened, window)}.png") for window in opened.windows for dim in opened.dims),
@@ -265,7 +265,7 @@ def draw_latents(opened: Opened, variance: np.ndarray, settings: Settings, out: 
 def draw_contacts(opened: Opened, variance: np.ndarray, settings: Settings, folder: Path) -> list[Path]:
     """Draw all dimensions on one sheet, and those of every baseline on another."""
     sheets = {"contact": (opened.latents.x, "latents", variance / (variance.sum() or 1.0))}
-    for name, x in opened.latents.beside(BASELINE).items():
+    for name, x in opened.latents.matrices(BASELINE).items():
         spread = scan_maps.variances(x, opened.rows)
         sheets[f"contact_{name}"] = (x, f"components of {name.removeprefix(BASELINE).upper()}", spread / (spread.sum() or 1.0))
     return [

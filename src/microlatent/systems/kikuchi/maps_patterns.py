@@ -65,13 +65,13 @@ def load_decoder(settings: Settings, latents: Latents) -> Pictures:
             f"The model of {settings.run} has no decoder for its latents, so it makes no patterns. Give "
             f"task.latents={latents.path} without run to draw the maps alone."
         )
-    width = trained.birth["config"]["model"].get("latent_dim")
+    width = trained.provenance["config"]["model"].get("latent_dim")
     if width != latents.x.shape[1]:
         raise ValueError(
             f"{latents.path} has {latents.x.shape[1]} latent dimensions, but the model of {settings.run} has {width}. Give the "
             "run that the latents were made with, or task.latents without run."
         )
-    made, now = latents.birth, trained.birth
+    made, now = latents.provenance, trained.provenance
     if not made:
         log.warning(f"{latents.path} does not say which model made it. If that is not {now['checkpoint']}, errors mean nothing.")
     elif identity(made) != identity(now):
@@ -87,16 +87,16 @@ def load_decoder(settings: Settings, latents: Latents) -> Pictures:
 
 def its_checkpoint(latents: Latents, run: Path) -> str:
     """Return the checkpoint that made the latents: that of its name in the run, which may have been moved, else where it was."""
-    if not latents.birth:
+    if not latents.provenance:
         return "best"
-    path = Path(latents.birth["checkpoint"])
+    path = Path(latents.provenance["checkpoint"])
     own = run / "checkpoints" / path.name
     return str(own if own.is_file() else path)
 
 
-def identity(birth: dict[str, Any]) -> str:
+def identity(provenance: dict[str, Any]) -> str:
     """Return what tells a checkpoint from others wherever it lies: its run's beginning and settings, and the epoch."""
-    kept = {key: birth[key] for key in ("time", "config", "epoch")}
+    kept = {key: provenance[key] for key in ("time", "config", "epoch")}
     return json.dumps(json.loads(json.dumps(kept, default=str)), sort_keys=True)  # as a file of latents gives it back
 
 
@@ -125,7 +125,7 @@ def divergence(latents: Latents, rows: np.ndarray) -> np.ndarray | None:
 
     Source: Kingma & Welling 2014, arXiv:1312.6114, appendix B.
     """
-    std = latents.beside("std").get("std")
+    std = latents.matrices("std").get("std")
     if std is None:
         return None
     total = np.zeros(latents.x.shape[1])

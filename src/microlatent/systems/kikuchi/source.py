@@ -26,8 +26,8 @@ KEPT = "kept_coords.csv"  # what task=bandcontrast leaves for data.keep
 class KikuchiPatterns(PatchSource):
     """Patterns of scans; neighbours show the same grain, so whole squares of the map are held out, with a gap around them."""
 
-    levels: ClassVar = {"block": ("scan", "block"), "scan": ("scan",)}
-    unit = "block"
+    split_levels: ClassVar = {"block": ("scan", "block"), "scan": ("scan",)}
+    independent_unit = "block"
     baselines: ClassVar = ("pca", "nmf")
 
     def __init__(self, stores: list[Store], config: KikuchiConfig) -> None:
@@ -46,7 +46,7 @@ class KikuchiPatterns(PatchSource):
             train = self.rows["train"]
             self.rows["train"] = train[~self._near(train, held_out)]
 
-    def taken_by(self, data: dict[str, Any]) -> np.ndarray:
+    def rows_used_by(self, data: dict[str, Any]) -> np.ndarray:
         """Return which rows (N,) a run with these data settings took: those of its keep list."""
         keep = data.get("keep")
         return kept_rows(self.table, keep) if keep is not None else np.ones(len(self), bool)
@@ -64,12 +64,12 @@ class KikuchiPatterns(PatchSource):
             near[here] = np.isfinite(distance)
         return near
 
-    def beside(self, out: Path) -> list[Path]:
+    def extra_files(self, out: Path) -> list[Path]:
         """Return the reference's files: of several scans each has its folder."""
         folders = [out if len(self.stores) == 1 else out / store.name for store in self.stores]
         return [folder / name for folder in folders for name in ("coords.csv", "latents_full.npy", "latents_roi.npy")]
 
-    def write_beside(self, out: Path, rows: np.ndarray) -> None:
+    def write_extra_files(self, out: Path, rows: np.ndarray) -> None:
         """Write every scan's latents as the reference did.
 
         ``latents_full.npy`` (map rows * columns, D) float32 goes through the full field row by row, NaN where nothing was
@@ -78,7 +78,7 @@ class KikuchiPatterns(PatchSource):
         """
         with h5py.File(out / "latents.h5ad", "r") as file:
             latents = mapped(out / "latents.h5ad", file["X"])
-        paths = iter(self.beside(out))
+        paths = iter(self.matrices(out))
         for number, store in enumerate(self.stores):
             coords_csv, full_npy, roi_npy = (next(paths) for _ in range(3))
             first, end = self.starts[number : number + 2]

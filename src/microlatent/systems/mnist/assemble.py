@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import xxhash
 
-from microlatent import provenance
 from microlatent.config import plain
 from microlatent.data.folders import origin_of, raw_folder, refuse_overwrite, store_folder
 from microlatent.data.store import StoreWriter
 from microlatent.files import write_csv
-from microlatent.run import Rehearsal
+from microlatent.provenance import collect_provenance
+from microlatent.results import Preflight
 from microlatent.schemas import Settings
 from microlatent.systems.mnist.source import Digits, find_digits
 
@@ -49,7 +49,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
                 "data_root": origin_of(data),
                 "files": [str(part.path) for part in files],
                 "digest": digest.hexdigest(),
-                "birth": provenance.birth(plain(settings)),
+                "birth": collect_provenance(plain(settings)),
             },
         )
     summary = pd.DataFrame(_counts(part) for part in files)
@@ -72,13 +72,13 @@ def _counts(part: Digits) -> dict[str, Any]:
     return about | {f"of_{digit}": int(count) for digit, count in enumerate(counts)}
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Read the files and say what the store will hold."""
     path = store_folder(settings.data, settings.outputs) / "mnist.h5"
     files = find_digits(raw_folder(settings.data, settings.outputs))
     refuse_overwrite(path, settings.data, settings.task.overwrite)
     size_mb = sum(part.images.nbytes for part in files) / 1e6
-    return Rehearsal(
+    return Preflight(
         reads=[
             f"{part.path}: {len(part.images)} images of {part.images.shape[1]} x {part.images.shape[2]} px, "
             f"{'with' if part.labels is not None else 'without'} labels"

@@ -116,8 +116,8 @@ def _stem(path: Path, word: str) -> str:
 class DigitPatches(PatchSource):
     """Digits, each on its own."""
 
-    levels: ClassVar = {"image": ("key",)}
-    unit = "image"
+    split_levels: ClassVar = {"image": ("key",)}
+    independent_unit = "image"
 
 
 def open_source(settings: Settings) -> DigitPatches:

@@ -12,22 +12,22 @@ import pandas as pd
 import xxhash
 from scipy import ndimage
 
-from microlatent import provenance
 from microlatent.analysis.threshold import otsu
 from microlatent.config import plain
 from microlatent.data.folders import (
     mark_unfinished,
     origin_of,
+    preflight_outputs,
     raw_folder,
     refuse_overwrite,
-    rehearsing,
     set_aside_stale,
     store_folder,
 )
 from microlatent.data.store import StoreWriter
 from microlatent.files import atomic, write_csv
 from microlatent.progress import track
-from microlatent.run import Rehearsal
+from microlatent.provenance import collect_provenance
+from microlatent.results import Preflight
 from microlatent.schemas import Settings
 from microlatent.systems.partitions.files import TissueImage, find_images
 from microlatent.systems.partitions.schema import AssemblePartitionsConfig
@@ -35,7 +35,7 @@ from microlatent.systems.partitions.source import cut, gather, refuse_small
 
 logger = logging.getLogger(__name__)
 BLOCK = 512  # partitions that memory holds beside the image they are cut from
-SAID_SUBJECTS = 6  # that a rehearsal describes one by one
+SAID_SUBJECTS = 6  # that a preflight describes one by one
 SMOOTHING_PX = 1.0  # standard deviation of the Gaussian by which single bright pixels are no foreground
 
 
@@ -126,7 +126,7 @@ def assemble(
                 "files": sum(len(image.files) for image in images),
                 "bytes": sum(file.stat().st_size for image in images for file in image.files if file.is_file()),
                 "digest": digest.hexdigest(),
-                "birth": provenance.birth(plain(settings)),
+                "birth": collect_provenance(plain(settings)),
             },
         )
     if left_out:
@@ -231,14 +231,14 @@ def _remedy(images: list[TissueImage]) -> str:
     return f"{smaller} the image away. If its rows or columns are channels, save it as (channels, rows, columns)."
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the files of every image, read the first, and estimate the stores."""
-    with rehearsing(settings.data, settings.outputs) as outputs:
-        return _rehearse(settings, raw_folder(settings.data, outputs), out)
+    with preflight_outputs(settings.data, settings.outputs) as outputs:
+        return _preflight(settings, raw_folder(settings.data, outputs), out)
 
 
-def _rehearse(settings: Settings, root: Path, out: Path) -> Rehearsal:
-    task, folder, said = settings.task, store_folder(settings.data, settings.outputs), Rehearsal()
+def _preflight(settings: Settings, root: Path, out: Path) -> Preflight:
+    task, folder, plan = settings.task, store_folder(settings.data, settings.outputs), Preflight()
     images = find_images(root, settings.data)
     refuse_small(images, task.size, _remedy(images))
     _warn_of_unlike_subjects(images)
@@ -249,22 +249,22 @@ def _rehearse(settings: Settings, root: Path, out: Path) -> Rehearsal:
         sizes = sorted({f"{image.shape_px[0]} x {image.shape_px[1]}" for image in part})
         if number < SAID_SUBJECTS:
             size = ", ".join(sizes[:3]) + " ..." * (len(sizes) > 3)
-            said.reads.append(f"{subject}: {len(part)} images of {size} px, {count} partitions")
+            plan.reads.append(f"{subject}: {len(part)} images of {size} px, {count} partitions")
         path = folder / f"{subject}.h5"
         refuse_overwrite(path, settings.data, task.overwrite)
         if number < SAID_SUBJECTS:
-            said.writes.append(str(path))
+            plan.writes.append(str(path))
         partition_mb = len(part[0].channels) * task.size**2 * np.result_type(*(image.dtype for image in part)).itemsize / 1e6
-        said.disk_mb += 2 * count * partition_mb  # the pixels stand twice until the store is renamed
-        said.seconds = (said.seconds or 0.0) + count * partition_mb / 60
+        plan.disk_mb += 2 * count * partition_mb  # the pixels stand twice until the store is renamed
+        plan.seconds = (plan.seconds or 0.0) + count * partition_mb / 60
     if len(subjects) > SAID_SUBJECTS:
-        said.reads.append(f"... {len(images)} images of {len(subjects)} subjects in all")
-        said.writes.append(f"... {len(subjects)} stores in all")
-    said.reads.append(f"channels {images[0].channels}")
+        plan.reads.append(f"... {len(images)} images of {len(subjects)} subjects in all")
+        plan.writes.append(f"... {len(subjects)} stores in all")
+    plan.reads.append(f"channels {images[0].channels}")
     largest = max(len(image.channels) * image.shape_px[0] * image.shape_px[1] * image.dtype.itemsize for image in images)
-    said.memory_mb = 250 + 3 * largest / 1e6
+    plan.memory_mb = 250 + 3 * largest / 1e6
     if task.min_foreground:
-        said.notes.append(f"Partitions with less than {task.min_foreground:.0%} of foreground will be left out of these.")
+        plan.notes.append(f"Partitions with less than {task.min_foreground:.0%} of foreground will be left out of these.")
     if task.reference_files:
-        said.writes.append(str(out / "reference" / "data_partition_<i>.npy"))
-    return said
+        plan.writes.append(str(out / "reference" / "data_partition_<i>.npy"))
+    return plan

@@ -35,7 +35,7 @@ from microlatent.progress import track
 from microlatent.schemas import Settings
 
 if TYPE_CHECKING:
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ INSTEAD = "Latents of any data are drawn by: python analyze.py task=embed run=<r
 
 
 class Opened(NamedTuple):
-    """All that a rehearsal and a run need."""
+    """All that a preflight and a run need."""
 
     latents: Latents
     patches: Patches
@@ -84,9 +84,9 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     return numbers
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the table and its stores, check the names, and list what would be written."""
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
     opened = open_all(settings)
     num, width = opened.latents.x.shape
@@ -94,7 +94,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         chosen_dims(settings, np.ones(width))
     names = [*file_stems(opened.shown, "maps"), "contact"]
     largest = max(int(np.prod(section.shape_px)) for section in opened.every)
-    return Rehearsal(
+    return Preflight(
         reads=[str(opened.latents.path), *(str(store.path) for store in opened.patches.stores)],
         writes=[str(out / "tables" / "dims.csv"), *(str(out / "figures" / f"{name}.png") for name in names)],
         memory_mb=300 + (latent_maps.CHUNK * width * 24 + num * 200 + min(largest, DISPLAY_PX**2) * 200) / 1e6,

@@ -28,7 +28,7 @@ from microlatent.systems.partitions.outcomes import Outcomes, find_outcomes, rea
 
 if TYPE_CHECKING:
     from microlatent.experiment import Trained
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ INSTEAD = "Outcomes belong to subjects of data=partitions."
 
 
 class Opened(NamedTuple):
-    """All that a rehearsal and a run need."""
+    """All that a preflight and a run need."""
 
     latents: Latents
     patches: Patches
@@ -84,9 +84,9 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     return numbers
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the table, the stores and the outcomes, and list what would be written."""
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
     task, opened = settings.task, open_all(settings)
     trained = load_decoder(settings, opened)
@@ -99,7 +99,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         names += ["path_mean", *(f"path_{k + 1}" for k in range(drawn)), "samples", "nearest", "differences"]
     # Measured on one core: each fit takes 0.1 ms for 16 subjects, 0.2 for 24, 0.7 for 40; from there about 6 us for each more.
     fits = len(analysis.draw_held_out(count, task.folds, np.random.default_rng(0))) * task.num_permutations
-    return Rehearsal(
+    return Preflight(
         reads=[str(opened.latents.path), *(str(store.path) for store in opened.patches.stores)],
         writes=[
             *(str(out / "tables" / f"{name}.csv") for name in tables),
@@ -152,7 +152,7 @@ def load_decoder(settings: Settings, opened: Opened) -> Trained | None:
     if list(trained.channels) != opened.patches.channels:
         raise ValueError(
             f"{opened.latents.path} was made by a model of the channels {opened.patches.channels}, but the checkpoint "
-            f"{trained.birth['checkpoint']} is of {trained.channels}. Give the run that the latents are of."
+            f"{trained.provenance['checkpoint']} is of {trained.channels}. Give the run that the latents are of."
         )
     return trained
 

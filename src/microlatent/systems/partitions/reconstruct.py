@@ -15,12 +15,12 @@ import tifffile
 import torch
 
 from microlatent.config import nearest
-from microlatent.data.folders import origin_of, raw_folder, rehearsing
+from microlatent.data.folders import origin_of, preflight_outputs, raw_folder
 from microlatent.device import choose_device
 from microlatent.experiment import Trained, load_model, load_split
 from microlatent.files import atomic, write_csv
 from microlatent.progress import track
-from microlatent.run import Rehearsal
+from microlatent.results import Preflight
 from microlatent.schemas import Settings
 from microlatent.systems.partitions.draw_reconstruction import panel
 from microlatent.systems.partitions.files import TissueImage, find_images
@@ -125,8 +125,8 @@ def chosen_images(settings: Settings, root: Path, trained: Trained) -> list[Tiss
 
 def parts(settings: Settings, trained: Trained) -> Any:
     """Return a function that says whether the run was trained on an image: train, val, test, or "" where that is not known."""
-    split = load_split(Path(settings.run), trained.birth["data"])
-    own = trained.birth["config"]["data"].get("root") == origin_of(settings.data)
+    split = load_split(Path(settings.run), trained.provenance["data"])
+    own = trained.provenance["config"]["data"].get("root") == origin_of(settings.data)
     if split.by not in ("subject", "image") or not own:  # subjects of the same name elsewhere are other subjects
         return lambda image: ""
     return lambda image: split.parts(np.array([image.subject if split.by == "subject" else image.name]))[0]
@@ -231,11 +231,11 @@ def _title(image: TissueImage, part: str) -> str:
     return f"{image.name}, {image.shape_px[0]} x {image.shape_px[1]} px" + (f" ({seen[part]})" if part in seen else "")
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Load the model, match the channels, reconstruct one batch of the first image, and estimate the rest."""
     device = choose_device(settings.trainer.device)
     trained = load(settings, device)
-    with rehearsing(settings.data, settings.outputs) as outputs:
+    with preflight_outputs(settings.data, settings.outputs) as outputs:
         images = chosen_images(settings, raw_folder(settings.data, outputs), trained)
         parts(settings, trained)
         counts, size = images[0].read(), trained.shape_px[0]
@@ -248,7 +248,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         trained.model.reconstruct(trained.normaliser.apply(patches))
     seconds = (time.perf_counter() - started) / len(here) * num
     pixels = [len(image.channels) * image.shape_px[0] * image.shape_px[1] for image in images]
-    return Rehearsal(
+    return Preflight(
         reads=[
             f"{len(images)} images, the first {images[0].name} ({images[0].path}), channels {trained.channels}; "
             f"{num} partitions of {size} px, {size - overlap} px apart"

@@ -75,8 +75,8 @@ def refuse_small(images: Iterable[TissueImage], size: int, remedy: str) -> None:
 class PartitionPatches(PatchSource):
     """Partitions of subjects; what is said of subjects counts subjects, because a subject's partitions are alike."""
 
-    levels: ClassVar = {"subject": ("subject",), "image": ("subject", "image"), "partition": ("key",)}
-    unit = "subject"
+    split_levels: ClassVar = {"subject": ("subject",), "image": ("subject", "image"), "partition": ("key",)}
+    independent_unit = "subject"
 
     def use_split(self, split: Split) -> None:
         """Set which rows are train, val and test; say so where the split leaks."""

@@ -12,13 +12,12 @@ import torch
 import xxhash
 from torch.nn.functional import interpolate
 
-from microlatent import provenance
 from microlatent.config import plain
 from microlatent.data.folders import (
     mark_unfinished,
     origin_of,
+    preflight_outputs,
     refuse_overwrite,
-    rehearsing,
     set_aside_stale,
     store_folder,
 )
@@ -26,7 +25,8 @@ from microlatent.data.relations import label, relate
 from microlatent.data.store import StoreWriter
 from microlatent.files import write_csv, write_pickle
 from microlatent.progress import track
-from microlatent.run import Rehearsal
+from microlatent.provenance import collect_provenance
+from microlatent.results import Preflight
 from microlatent.schemas import Settings
 from microlatent.systems.wells.files import RawFrame, RawWell, find_wells
 from microlatent.systems.wells.schema import AssembleWellsConfig
@@ -154,7 +154,7 @@ def _assemble(
                 "bytes": sum(file.stat().st_size for file in well.files),
                 "digest": digest.hexdigest(),
                 "skipped": skipped[:100],
-                "birth": provenance.birth(plain(settings)),
+                "birth": collect_provenance(plain(settings)),
             },
         )
     _report(well, skipped, rounding)
@@ -252,15 +252,15 @@ def write_reference_files(folder: Path, well: str, patches: np.ndarray, table: p
     write_pickle(table["label"].to_numpy(np.int32), folder / f"{well}_static_patches_labels.pkl")
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the raw files of every well and estimate the stores."""
-    with rehearsing(settings.data, settings.outputs) as outputs:
-        return _rehearse(settings, assembly_folder(settings.data, outputs))
+    with preflight_outputs(settings.data, settings.outputs) as outputs:
+        return _preflight(settings, assembly_folder(settings.data, outputs))
 
 
-def _rehearse(settings: Settings, root: Path) -> Rehearsal:
+def _preflight(settings: Settings, root: Path) -> Preflight:
     folder = store_folder(settings.data, settings.outputs)
-    task, said = settings.task, Rehearsal()
+    task, plan = settings.task, Preflight()
     for well in find_wells(root, settings.data.wells, settings.data.sites, settings.data.channel_names):
         names = settings.data.channels or well.channels
         index = [well.channels.index(name) for name in names if name in well.channels]
@@ -270,12 +270,12 @@ def _rehearse(settings: Settings, root: Path) -> Rehearsal:
         frames = max(1, sum(file.suffix == ".pkl" and file.stem.startswith("stacks") for file in well.files))
         patches = max(sum(len(steps) for _, steps in well.trajectories), len(frame.table) * frames)
         patch_mb = len(names) * task.patch_px**2 * _dtype(well, task).itemsize / 1e6
-        said.reads.append(
+        plan.reads.append(
             f"{well.name}: {len(well.files)} files, channels {well.channels}, window {well.window_px} px, about {patches} patches"
         )
-        said.writes.append(str(folder / f"{well.name}.h5"))
-        said.disk_mb += 2 * patches * patch_mb  # the pixels stand twice until the store is renamed
-        said.memory_mb = max(said.memory_mb, 200 + 4 * frame.images.nbytes / 1e6)
-        said.seconds = (said.seconds or 0) + patches / 2000
+        plan.writes.append(str(folder / f"{well.name}.h5"))
+        plan.disk_mb += 2 * patches * patch_mb  # the pixels stand twice until the store is renamed
+        plan.memory_mb = max(plan.memory_mb, 200 + 4 * frame.images.nbytes / 1e6)
+        plan.seconds = (plan.seconds or 0) + patches / 2000
         refuse_overwrite(folder / f"{well.name}.h5", settings.data, task.overwrite)
-    return said
+    return plan

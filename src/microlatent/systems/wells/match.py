@@ -22,7 +22,7 @@ from microlatent.systems.wells import draw_tracks as drawing
 from microlatent.systems.wells import trajectories
 
 if TYPE_CHECKING:
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,9 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     }
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the table and its stores, and list what would be written."""
-    from microlatent.run import Rehearsal
+    from microlatent.results import Preflight
 
     latents = open_latents(settings, "match")
     latents.require(NEEDED, "match", "Only data=wells has trajectories; try task=embed or task=cluster.")
@@ -93,7 +93,7 @@ def rehearse(settings: Settings, out: Path) -> Rehearsal:
         writes += [out / f"{store.name}_trajectories.pkl" for store in stores]
     writes += [out / "figures" / f"{name}.png" for name in ("tracks", "steps", "msd")]
     writes += [out / "figures" / f"strips_{figures.file_word(name)}.png" for name in stores[0].channels]
-    return Rehearsal(
+    return Preflight(
         reads=[str(latents.path), *(str(store.path) for store in stores)],
         writes=[str(name) for name in writes],
         memory_mb=300 + len(latents) * 2e-3,

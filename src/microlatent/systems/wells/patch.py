@@ -15,13 +15,14 @@ import pandas as pd
 from matplotlib.collections import LineCollection
 from scipy import ndimage
 
-from microlatent import figures, provenance
+from microlatent import figures
 from microlatent.config import plain
-from microlatent.data.folders import raw_folder, rehearsing
+from microlatent.data.folders import preflight_outputs, raw_folder
 from microlatent.data.io.images import Pair, find_fields, join
 from microlatent.files import write_csv, write_json
 from microlatent.progress import track
-from microlatent.run import Rehearsal
+from microlatent.provenance import collect_provenance
+from microlatent.results import Preflight
 from microlatent.schemas import Settings
 from microlatent.systems.wells.patches import Frame, NoCells, SiteCells, cut_frame, site_folder, write_site
 from microlatent.systems.wells.schema import PatchConfig
@@ -71,7 +72,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     for note in notes:
         logger.warning(note)
     folder = Path(task.out) if task.out else patches_folder(root, settings.outputs)
-    _claim(folder, root, provenance.birth(plain(settings)))
+    _claim(folder, root, collect_provenance(plain(settings)))
     done: list[tuple[Site, SiteCells]] = []
     for site in sites:
         target = site_folder(folder, site.well, site.name)
@@ -120,13 +121,13 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     return {name: float(table[f"num_{name}"].sum()) for name in ("frames", "cells", "tracks", "skipped")}
 
 
-def rehearse(settings: Settings, out: Path) -> Rehearsal:
+def preflight(settings: Settings, out: Path) -> Preflight:
     """Find and join the files, read and cut one frame, estimate the rest."""
-    with rehearsing(settings.data, settings.outputs) as outputs:
-        return _rehearse(settings, raw_folder(settings.data, outputs))
+    with preflight_outputs(settings.data, settings.outputs) as outputs:
+        return _preflight(settings, raw_folder(settings.data, outputs))
 
 
-def _rehearse(settings: Settings, root: Path) -> Rehearsal:
+def _preflight(settings: Settings, root: Path) -> Preflight:
     task: PatchConfig = settings.task
     sites, notes = find_sites(settings, root)
     folder = Path(task.out) if task.out else patches_folder(root, settings.outputs)
@@ -136,7 +137,7 @@ def _rehearse(settings: Settings, root: Path) -> Rehearsal:
     seconds = time.perf_counter() - started
     num_frames = sum(len(site.pair.frames) for site in sites)
     megabytes = (patches.mat.nbytes + patches.masked_mat.nbytes) / 2**20
-    return Rehearsal(
+    return Preflight(
         reads=[f"{site.name}: {len(site.pair.frames)} frames of {', '.join(site.channels)}" for site in sites],
         writes=[str(site_folder(folder, site.well, site.name) / name) for site in sites for name in ("patches.h5", "tracks.csv")],
         memory_mb=2 * megabytes + 2 * frame.image.nbytes / 2**20 + 100,
@@ -227,7 +228,7 @@ def _of_site(table: pd.DataFrame | None, well: str, site: str) -> pd.DataFrame |
     return table[here & (table["well"] == well) if "well" in table else here]
 
 
-def _claim(folder: Path, root: Path, birth: dict[str, Any]) -> None:
+def _claim(folder: Path, root: Path, provenance: dict[str, Any]) -> None:
     """Remember which raw folder the patches came from; refuse to mix two."""
     about = folder / "made_from.json"
     if about.is_file():
@@ -237,7 +238,7 @@ def _claim(folder: Path, root: Path, birth: dict[str, Any]) -> None:
                 f"{folder} holds patches of {old}, but data.root is {root}. Choose another folder with task.out=<folder>."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json({"root": str(root.resolve()), "birth": birth}, about)
+    write_json({"root": str(root.resolve()), "birth": provenance}, about)
 
 
 def _frames(site: Site) -> Iterator[Frame]:

@@ -48,8 +48,8 @@ class WellPatches(PatchSource):
         ``tracks``: whole trajectories, reshuffled each epoch; ``reference``: DynaMorph's fixed order; ``random``.
     """
 
-    levels: ClassVar = {"well": ("well",), "site": ("well", "site"), "trajectory": ()}
-    unit = "trajectory"
+    split_levels: ClassVar = {"well": ("well",), "site": ("well", "site"), "trajectory": ()}
+    independent_unit = "trajectory"
 
     def __init__(self, stores: list[Store], channels: list[str] | None, *, order: str = "random", augment: bool = False) -> None:
         super().__init__(stores, channels, augment=augment)
@@ -88,5 +88,5 @@ def open_source(settings: Settings) -> WellPatches:
     stores = open_stores(config, settings.outputs, config.wells, "data.wells")
     source = WellPatches(stores, config.channels, order=config.order, augment=config.augment)
     if config.sites:
-        source.keep_only("site", config.sites, "data.sites")
+        source.select("site", config.sites, "data.sites")
     return source
