@@ -78,7 +78,7 @@ class KikuchiPatterns(PatchSource):
         """
         with h5py.File(out / "latents.h5ad", "r") as file:
             latents = mapped(out / "latents.h5ad", file["X"])
-        paths = iter(self.matrices(out))
+        paths = iter(self.extra_files(out))
         for number, store in enumerate(self.stores):
             coords_csv, full_npy, roi_npy = (next(paths) for _ in range(3))
             first, end = self.starts[number : number + 2]
