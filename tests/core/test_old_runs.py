@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
-ARCHIVES = Path(__file__).parent / "old_runs"
+ARCHIVES = Path(__file__).parents[1] / "old_runs"
 MADE_IN = "/data/microlatent-runs"
 CLOCK = ["seconds", "patches_per_s"]
 MOVED = {"partitions": ["data.store=stores/partitions"]}  # what a user types whose stores are no longer where a run names them
