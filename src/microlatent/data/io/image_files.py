@@ -24,10 +24,9 @@ import tifffile
 import zarr
 from PIL import Image
 
-UM = {"um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0, "micrometer": 1.0, "micron": 1.0, "microns": 1.0}
-UM |= {"nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3}
-MINUTES = {"s": 1 / 60, "second": 1 / 60, "sec": 1 / 60, "ms": 1 / 60000, "millisecond": 1 / 60000, "min": 1.0, "minute": 1.0}
-MINUTES |= {"h": 60.0, "hour": 60.0}
+from microlatent.data.io.ome_zarr import OmeImage, is_zarr
+from microlatent.data.io.units import MINUTES, UM
+
 COLOURS = {tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR, tifffile.PHOTOMETRIC.CIELAB}
 # What the readers and decoders raise when a file is damaged; imagecodecs' errors are RuntimeErrors.
 DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, tifffile.TiffFileError, ElementTree.ParseError)
@@ -109,22 +108,6 @@ def open_image(path: str | Path, pages: str = "T") -> ImageFile:
             f"{path} has {depth} planes in z, but patches are cut from one. Save the plane in focus, or a projection, as a file."
         )
     return image
-
-
-def plate_fields(path: Path) -> list[tuple[str, str, Path]]:
-    """Return (well, field, path) of every image of an OME-Zarr plate; empty if the folder is no plate."""
-    node = zarr.open(path, mode="r")
-    plate = _ngff(node).get("plate") if isinstance(node, zarr.Group) else None
-    fields = []
-    for well in plate["wells"] if plate else []:
-        for image in _ngff(zarr.open_group(path / well["path"], mode="r"))["well"]["images"]:
-            fields.append((well["path"].replace("/", ""), str(image["path"]), path / well["path"] / str(image["path"])))
-    return fields
-
-
-def is_zarr(path: Path) -> bool:
-    """Return whether a folder is a zarr group or array."""
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
 def is_known(path: Path) -> bool:
@@ -243,33 +226,11 @@ def _picture(path: Path) -> ImageFile:
 
 
 def _zarr(path: Path) -> ImageFile:
-    node = zarr.open(path, mode="r")
-    if isinstance(node, zarr.Array):
+    if not (path / ".zgroup").is_file() and isinstance(node := zarr.open(path, mode="r"), zarr.Array):
         return ImageFile(path, node, {5: "TCZYX", 3: "QYX", 2: "YX"}.get(node.ndim, "Q" * node.ndim))
-    about = _ngff(node)
-    if "multiscales" not in about:
-        raise ValueError(
-            f"the zarr group has no multiscales; it holds {', '.join(sorted(node)) or 'nothing'}. Name an image in it"
-        )
-    scales = about["multiscales"][0]
-    level = scales["datasets"][0]
-    axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in scales.get("axes", [{"name": a} for a in "tczyx"])]
-    steps = [step["scale"] for step in level.get("coordinateTransformations", []) if step["type"] == "scale"]
-    image = ImageFile(path, node[level["path"]], "".join(axis["name"] for axis in axes).upper())
-    names = [channel.get("label") for channel in about.get("omero", {}).get("channels", [])]
-    image.channels = names if names and all(names) and len(names) == image.shape[1] else None
-    for axis, step in zip(axes, steps[0] if steps else [], strict=bool(steps)):
-        if axis["name"] == "x" and axis.get("unit") in UM:
-            image.pixel_um = float(step) * UM[axis["unit"]]
-        if axis["name"] == "t" and axis.get("unit") in MINUTES:
-            image.frame_min = float(step) * MINUTES[axis["unit"]]
-    return image
-
-
-def _ngff(group: zarr.Group) -> dict[str, Any]:
-    """Return the NGFF metadata of a group: below "ome" since version 0.5."""
-    about = dict(group.attrs)
-    return about.get("ome", about)
+    image = OmeImage(path)
+    about = {"pixel_um": image.pixel_um, "frame_min": image.frame_min}
+    return ImageFile(path, image.levels[0], "TCZYX", image.channels, **about)
 
 
 OPENERS = {".tif": _tiff, ".tiff": _tiff, ".npy": _npy, ".png": _picture, ".jpg": _picture, ".jpeg": _picture}

@@ -12,13 +12,17 @@ An OME-Zarr plate is named by its folder: its wells and fields are taken from it
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from microlatent.data.io.image_files import ImageFile, open_image, plate_fields
+from microlatent.data.io.image_files import ImageFile, open_image
+from microlatent.data.io.ome_zarr import is_zarr, places
 from microlatent.data.io.paths import NUMBER, TEXT, matches, natural, nothing_found
+
+logger = logging.getLogger(__name__)
 
 FIELDS = {"well": TEXT, "site": TEXT, "row": TEXT, "column": TEXT, "frame": NUMBER, "channel": TEXT}
 
@@ -117,7 +121,8 @@ def find_fields(
     groups: dict[tuple[str, str], dict[tuple[int, str], Path]] = {}
     numbered, num_found = "{frame}" in pattern, 0
     for path, found in matches(root, pattern, key, FIELDS):
-        for well_of, site_of, image in (plate_fields(path) if path.is_dir() else []) or [(None, None, path)]:
+        inside = _plate_places(path) if is_zarr(path) else []
+        for well_of, site_of, image in inside or [(None, None, path)]:
             name = found.get("well") or found.get("row", "") + found.get("column", "") or well_of or well
             place = found.get("site") or site_of or site
             group = groups.setdefault((name, place if place.startswith(name) else f"{name}-{place}"), {})
@@ -133,6 +138,14 @@ def find_fields(
     if not groups:
         raise nothing_found(root, pattern, key, FIELDS)
     return {name: _field(*name, groups[name], numbered) for name in sorted(groups, key=lambda name: natural("/".join(name)))}
+
+
+def _plate_places(path: Path) -> list[tuple[str, str, Path]]:
+    """Return (well, field, path) of the fields of an OME-Zarr plate, wells without a slash; what is absent is said once."""
+    found, missing = places(path)
+    if missing:
+        logger.warning("%s lists %s, which are not there; the other fields are used.", path, ", ".join(missing))
+    return [(place.well.replace("/", ""), place.field, place.path) for place in found]
 
 
 def _field(well: str, site: str, group: dict[tuple[int, str], Path], numbered: bool) -> FieldOfView:
