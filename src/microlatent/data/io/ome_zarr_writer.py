@@ -10,6 +10,7 @@ Source: NGFF 0.4 and 0.5, https://ngff.openmicroscopy.org; the index of a shard:
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
@@ -88,6 +89,25 @@ def write_group(path: Path, version: str, about: dict[str, Any] | None = None, a
     for name, content in files.items():
         if content and not (path / name).exists():
             write_json(content, path / name)
+
+
+def set_attributes(path: Path, attributes: dict[str, Any]) -> None:
+    """Set attributes of a group that is there, of either version, and leave the others as they are.
+
+    Raises
+    ------
+    ValueError
+        The folder is no zarr group.
+    """
+    read_attributes(path)
+    is_v3 = (path / "zarr.json").is_file()
+    file = path / ("zarr.json" if is_v3 else ".zattrs")
+    content = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if is_v3:
+        content["attributes"] = content.get("attributes", {}) | attributes
+    else:
+        content |= attributes
+    write_json(content, file)
 
 
 class ImageWriter:
