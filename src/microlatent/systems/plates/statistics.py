@@ -17,6 +17,8 @@ exception is asked for: VisCy's attribute ``normalization``, whose layout ``norm
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -291,7 +293,7 @@ def load(path: str | Path, image: OmeImage | None = None) -> FieldStatistics:
     try:
         with np.load(path, allow_pickle=False) as found:
             about, arrays = json.loads(str(found["about"])), {name: found[name] for name in found.files if name != "about"}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}). Remove it and make it again: infer.py task=preprocess.") from error
     if about["format"] != FORMAT:
         raise ValueError(f"{path} has format {about['format']}, but this version reads {FORMAT}. Make it again: task=preprocess.")
