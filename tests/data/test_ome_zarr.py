@@ -11,8 +11,10 @@ from numcodecs import Blosc
 
 from microlatent.data.io.image_files import open_image
 from microlatent.data.io.images import find_fields
-from microlatent.data.io.ome_zarr import OmeImage, open_plates, read_attributes
-from microlatent.data.io.ome_zarr_writer import ImageWriter, create_plate, set_attributes
+from microlatent.data.io.ome_zarr.image import OmeImage
+from microlatent.data.io.ome_zarr.metadata import read_attributes, set_attributes
+from microlatent.data.io.ome_zarr.plate import open_plates
+from microlatent.data.io.ome_zarr.writer import ImageWriter, create_plate
 from tests.odd_plates import CHANNELS, edit, odd_plate, pixels, write_image, write_plate
 
 SHAPE = (2, 2, 5, 24, 32)

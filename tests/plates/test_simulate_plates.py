@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 from scipy import ndimage
 
-from microlatent.data.io.ome_zarr import open_plates
+from microlatent.data.io.ome_zarr.plate import open_plates
 from microlatent.systems.plates.files import find_project, frame_name
 from microlatent.systems.plates.simulate import CHANNELS, SPECIMENS, draw_well, render_field, simulate
 

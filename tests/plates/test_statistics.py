@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import zarr
 
-from microlatent.data.io.ome_zarr import OmeImage, open_plates
-from microlatent.data.io.ome_zarr_writer import ImageWriter, set_attributes
+from microlatent.data.io.ome_zarr.image import OmeImage
+from microlatent.data.io.ome_zarr.metadata import set_attributes
+from microlatent.data.io.ome_zarr.plate import open_plates
+from microlatent.data.io.ome_zarr.writer import ImageWriter
 from microlatent.systems.plates.simulate import draw_well, render_field
 from microlatent.systems.plates.statistics import (
     EMPTY_CONTRAST,

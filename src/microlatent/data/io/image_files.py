@@ -24,7 +24,8 @@ import tifffile
 import zarr
 from PIL import Image
 
-from microlatent.data.io.ome_zarr import OmeImage, is_zarr
+from microlatent.data.io.ome_zarr.image import OmeImage
+from microlatent.data.io.ome_zarr.metadata import is_zarr
 from microlatent.data.io.units import MINUTES, UM
 
 COLOURS = {tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR, tifffile.PHOTOMETRIC.CIELAB}

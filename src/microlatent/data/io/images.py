@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from microlatent.data.io.image_files import ImageFile, open_image
-from microlatent.data.io.ome_zarr import is_zarr, places
+from microlatent.data.io.ome_zarr.metadata import is_zarr
+from microlatent.data.io.ome_zarr.plate import places
 from microlatent.data.io.paths import NUMBER, TEXT, matches, natural, nothing_found
 
 logger = logging.getLogger(__name__)

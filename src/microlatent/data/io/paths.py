@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from microlatent.data.io.ome_zarr import is_zarr
+from microlatent.data.io.ome_zarr.metadata import is_zarr
 
 TEXT, NUMBER = r"[^/]+?", r"\d+"
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from microlatent.data.io.ome_zarr import zarrs_in
+from microlatent.data.io.ome_zarr.metadata import zarrs_in
 
 TRUTH_SUFFIX = "_gt"
 

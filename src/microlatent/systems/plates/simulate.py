@@ -22,7 +22,7 @@ from scipy import fft, ndimage
 from scipy.spatial import cKDTree
 from scipy.special import expit
 
-from microlatent.data.io.ome_zarr_writer import ImageWriter, create_plate
+from microlatent.data.io.ome_zarr.writer import ImageWriter, create_plate
 from microlatent.data.specimen import write_once
 from microlatent.files import write_csv
 from microlatent.systems.plates.files import TRUTH_SUFFIX, frame_name

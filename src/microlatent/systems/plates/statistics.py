@@ -28,7 +28,7 @@ import numpy as np
 import xxhash
 from scipy import ndimage
 
-from microlatent.data.io.ome_zarr import OmeImage
+from microlatent.data.io.ome_zarr.image import OmeImage
 from microlatent.files import atomic
 
 FORMAT = 1

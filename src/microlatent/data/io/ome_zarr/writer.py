@@ -10,33 +10,24 @@ Source: NGFF 0.4 and 0.5, https://ngff.openmicroscopy.org; the index of a shard:
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import uuid
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
-import zarr
-from numcodecs import Blosc
 
-from microlatent.data.io.ome_zarr import AXES, NO_CHUNK, is_zarr, read_attributes
+from microlatent.data.io.ome_zarr.level_writer import LevelWriter, corners_of
+from microlatent.data.io.ome_zarr.metadata import AXES, is_zarr, read_attributes, write_group
 from microlatent.data.io.paths import natural
-from microlatent.files import write_json
 
-VERSIONS = ("0.5", "0.4")
-TILE_PX = 512
-BLOCK_BYTES = 1 << 26  # of a unit in 0.4
 TOP_PX = 256  # the longest side of the coarsest level is at most this
 SAMPLE_PX = 1 << 18  # pixels a channel's display window is taken from
 WINDOW_PERCENT = (1.0, 99.8)
 COLORS = ("FFFFFF", "00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
 KINDS = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
-CODEC = {"cname": "zstd", "clevel": 1}
 
 
 def create_plate(path: str | Path, fields: Sequence[tuple[str, str]], version: str = "0.5", name: str = "") -> None:
@@ -74,40 +65,6 @@ def create_plate(path: str | Path, fields: Sequence[tuple[str, str]], version: s
     for well, names in wells.items():
         write_group(path / well, version, {"well": {"images": [{"path": one} for one in names], "version": version}})
     write_group(path, version, {"plate": plate})
-
-
-def write_group(path: Path, version: str, about: dict[str, Any] | None = None, attributes: dict[str, Any] | None = None) -> None:
-    """Write the metadata of a group: NGFF's, and other attributes; what is there already is not touched."""
-    if version not in VERSIONS:
-        raise ValueError(f"NGFF {version} cannot be written. Known: {', '.join(VERSIONS)}.")
-    about, attributes = about or {}, attributes or {}
-    if version == "0.5":
-        attributes = {"ome": {"version": version, **about}, **attributes} if about else attributes
-        files = {"zarr.json": {"attributes": attributes, "zarr_format": 3, "node_type": "group"}}
-    else:
-        files = {".zattrs": {**about, **attributes}, ".zgroup": {"zarr_format": 2}}
-    for name, content in files.items():
-        if content and not (path / name).exists():
-            write_json(content, path / name)
-
-
-def set_attributes(path: Path, attributes: dict[str, Any]) -> None:
-    """Set attributes of a group that is there, of either version, and leave the others as they are.
-
-    Raises
-    ------
-    ValueError
-        The folder is no zarr group.
-    """
-    read_attributes(path)
-    is_v3 = (path / "zarr.json").is_file()
-    file = path / ("zarr.json" if is_v3 else ".zattrs")
-    content = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    if is_v3:
-        content["attributes"] = content.get("attributes", {}) | attributes
-    else:
-        content |= attributes
-    write_json(content, file)
 
 
 class ImageWriter:
@@ -173,7 +130,7 @@ class ImageWriter:
         self.levels, shape = [], self.shape
         while True:
             folder = self.folder / str(len(self.levels))
-            self.levels.append(_LevelWriter(folder, shape, self.dtype, self.version, self._shrink))
+            self.levels.append(LevelWriter(folder, shape, self.dtype, self.version, self._shrink))
             if max(shape[3:]) <= TOP_PX or min(shape[3:]) < 2:
                 break
             shape = (*shape[:3], shape[3] // 2, shape[4] // 2)
@@ -183,7 +140,7 @@ class ImageWriter:
     @staticmethod
     def _shrink(pixels: np.ndarray) -> np.ndarray:
         """Return means of 2 x 2 pixels, of what is not NaN; an odd last row or column is left out."""
-        corners = _corners(pixels)
+        corners = corners_of(pixels)
         if pixels.dtype.kind in "iu":
             total = sum(corner.astype(np.int64 if pixels.dtype.itemsize > 2 else np.int32) for corner in corners)
             return ((total + 2) >> 2).astype(pixels.dtype)
@@ -286,7 +243,7 @@ class _LabelWriter(ImageWriter):
 
     @staticmethod
     def _shrink(pixels: np.ndarray) -> np.ndarray:
-        a, b, c, d = _corners(pixels)
+        a, b, c, d = corners_of(pixels)
         return np.where((a == b) | (a == c) | (a == d), a, np.where((b == c) | (b == d), b, np.where(c == d, c, a)))
 
     def _sample(self, c: int, pixels: np.ndarray) -> None:
@@ -298,109 +255,3 @@ class _LabelWriter(ImageWriter):
     def _describe(self) -> dict[str, Any]:
         about = {"colors": [{"label-value": 1, "rgba": [0, 255, 0, 255]}], "source": {"image": "../../"}}
         return {"image-label": {"version": self.version, **about}}
-
-
-class _LevelWriter:
-    """One level: gathers pixels to units, writes each when it is complete and hands it, shrunk, to the next level."""
-
-    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: np.dtype, version: str, shrink: Any) -> None:
-        self.folder, self.shape, self.dtype, self.shrink = folder, shape, dtype, shrink
-        self.coarser: _LevelWriter | None = None
-        self.is_sharded = version == "0.5"
-        self.unit = self._unit()
-        self.grid = tuple(-(-size // step) for size, step in zip(shape, self.unit, strict=True))
-        self.codec = Blosc(shuffle=Blosc.BITSHUFFLE, **CODEC)
-        self.waiting: dict[tuple[int, ...], tuple[np.ndarray, int]] = {}  # units in the making, and pixels they still lack
-        self.indices: dict[tuple[int, int], np.ndarray] = {}  # of the shards in the making
-        options: dict[str, Any]
-        if self.is_sharded:
-            shard = (1, 1, *(a * b for a, b in zip(self.unit[2:], self.grid[2:], strict=True)))
-            codec = zarr.codecs.BloscCodec(typesize=dtype.itemsize, shuffle="bitshuffle", **CODEC)
-            options = {"zarr_format": 3, "shards": shard, "dimension_names": list(AXES.lower()), "compressors": codec}
-        else:
-            keys = {"name": "v2", "separator": "/"}
-            options = {"zarr_format": 2, "chunk_key_encoding": keys, "compressors": self.codec}
-        self.array = zarr.create_array(folder, shape=shape, dtype=dtype, chunks=self.unit, fill_value=0, **options)
-
-    def _unit(self) -> tuple[int, ...]:
-        *_, planes, rows, columns = self.shape
-        if self.is_sharded:
-            return 1, 1, 1, min(TILE_PX, rows), min(TILE_PX, columns)
-        most = max(2, BLOCK_BYTES // (planes * columns * self.dtype.itemsize))
-        parts = -(-rows // most)
-        return 1, 1, planes, rows if parts == 1 else -(-rows // parts // 2) * 2, columns  # even, so that units halve
-
-    def put(self, corner: tuple[int, ...], pixels: np.ndarray) -> None:
-        """Take pixels (T, C, Z, Y, X) whose first one is at ``corner``."""
-        ends = [a + b for a, b in zip(corner, pixels.shape, strict=True)]
-        touched = (range(a // u, -(-b // u)) for a, b, u in zip(corner, ends, self.unit, strict=True))
-        for place in product(*touched):
-            first = [n * u for n, u in zip(place, self.unit, strict=True)]
-            size = [min(u, total - a) for u, total, a in zip(self.unit, self.shape, first, strict=True)]
-            low = [max(a, b) for a, b in zip(first, corner, strict=True)]
-            high = [min(a + s, b) for a, s, b in zip(first, size, ends, strict=True)]
-            piece = pixels[tuple(slice(a - o, b - o) for a, b, o in zip(low, high, corner, strict=True))]
-            if place not in self.waiting and piece.size == np.prod(size):
-                self._write(place, piece)
-                continue
-            unit, lacking = self.waiting.pop(place, None) or (np.zeros(size, self.dtype), int(np.prod(size)))
-            unit[tuple(slice(a - o, b - o) for a, b, o in zip(low, high, first, strict=True))] = piece
-            if lacking > piece.size:
-                self.waiting[place] = unit, lacking - piece.size
-            else:
-                self._write(place, unit)
-
-    def finish(self) -> None:
-        """Write the units and shards that were not filled."""
-        for place in list(self.waiting):
-            self._write(place, self.waiting.pop(place)[0])
-        for t, c in list(self.indices):
-            self._close_shard(t, c)
-
-    def _write(self, place: tuple[int, ...], pixels: np.ndarray) -> None:
-        whole = pixels
-        if pixels.shape != self.unit:  # at the edge; stored chunks are all of one size
-            whole = np.zeros(self.unit, self.dtype)
-            whole[tuple(map(slice, pixels.shape))] = pixels
-        content = self.codec.encode(np.ascontiguousarray(whole))
-        if self.is_sharded:
-            self._append(place, content)
-        else:
-            path = self.folder / self.array.metadata.encode_chunk_key(place)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        if self.coarser is not None:
-            smaller = self.shrink(pixels)
-            if smaller.size:
-                corner = [n * u for n, u in zip(place, self.unit, strict=True)]
-                self.coarser.put((*corner[:3], corner[3] // 2, corner[4] // 2), smaller)
-
-    def _shard(self, t: int, c: int) -> Path:
-        return self.folder / self.array.metadata.encode_chunk_key((t, c, 0, 0, 0))
-
-    def _append(self, place: tuple[int, ...], content: bytes) -> None:
-        """Append a unit to its shard; the shard is closed with its index when it holds all."""
-        (t, c), inner = place[:2], place[2:]
-        path = self._shard(t, c)
-        if (t, c) not in self.indices:
-            self.indices[t, c] = np.full((*self.grid[2:], 2), NO_CHUNK, "<u8")
-            path.parent.mkdir(parents=True, exist_ok=True)
-        index = self.indices[t, c]
-        with open(path, "ab") as file:
-            index[inner] = file.tell(), len(content)
-            file.write(content)
-        if (index[..., 0] != NO_CHUNK).all():
-            self._close_shard(t, c)
-
-    def _close_shard(self, t: int, c: int) -> None:
-        index = self.indices.pop((t, c)).tobytes()
-        with open(self._shard(t, c), "ab") as file:
-            file.write(index + google_crc32c.value(index).to_bytes(4, "little"))
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _corners(pixels: np.ndarray) -> list[np.ndarray]:
-    """Return the four pixels of every block of 2 x 2."""
-    rows, columns = pixels.shape[-2] // 2 * 2, pixels.shape[-1] // 2 * 2
-    return [pixels[..., i:rows:2, j:columns:2] for i in (0, 1) for j in (0, 1)]
