@@ -65,19 +65,22 @@ class Histogram:
 
     @classmethod
     def sum(cls, parts: Iterable[Histogram]) -> Histogram:
-        """Add histograms up."""
-        parts = list(parts)
-        some = [part for part in parts if part.num_pixels]
-        gone = sum(part.num_missing for part in parts), sum(part.num_invalid for part in parts)
-        if not some:
-            return cls(np.empty(0), np.empty(0, np.int64), *(np.nan,) * 4, *gone)
-        values, where = np.unique(np.concatenate([part.values for part in some]), return_inverse=True)
-        counts = np.zeros(len(values), np.int64)
-        np.add.at(counts, where, np.concatenate([part.counts for part in some]))
-        sizes, means = np.array([part.num_pixels for part in some]), np.array([part.mean for part in some])
-        mean = float(sizes @ means / sizes.sum())
-        squares = sum(part.squares for part in some) + float(sizes @ (means - mean) ** 2)
-        return cls(values, counts, mean, squares, min(p.low for p in some), max(p.high for p in some), *gone)
+        """Add histograms up, one after the other as they come: there may be thousands."""
+        waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        moments, num_missing, num_invalid = [], 0, 0
+        for part in parts:
+            num_missing, num_invalid = num_missing + part.num_missing, num_invalid + part.num_invalid
+            if part.num_pixels:
+                moments.append((part.num_pixels, part.mean, part.squares, part.low, part.high))
+                waiting.append((part.values, part.counts))
+            if sum(len(values) for values, _ in waiting) > PIECE:
+                waiting = [_merge(waiting)]
+        if not moments:
+            return cls(np.empty(0), np.empty(0, np.int64), *(np.nan,) * 4, num_missing, num_invalid)
+        size, mean, squares, low, high = np.array(moments).T
+        whole = float(size @ mean / size.sum())
+        total = float(squares.sum() + size @ (mean - whole) ** 2)
+        return cls(*_merge(waiting), whole, total, float(low.min()), float(high.max()), num_missing, num_invalid)
 
     def quantile(self, percent: float) -> float:
         """Return a percentile, interpolated between neighbours as ``numpy.percentile`` does."""
@@ -389,6 +392,16 @@ def _exact(values: np.ndarray, counts: np.ndarray) -> Histogram:
     mean = float(values.astype(np.float64) @ counts / size)
     squares = float((values - mean) ** 2 @ counts)
     return Histogram(values, counts, mean, squares, float(values[0]), float(values[-1]))
+
+
+def _merge(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return values and counts of several histograms as those of one."""
+    if len(parts) == 1:
+        return parts[0]
+    values, where = np.unique(np.concatenate([values for values, _ in parts]), return_inverse=True)
+    counts = np.zeros(len(values), np.int64)
+    np.add.at(counts, where, np.concatenate([counts for _, counts in parts]))
+    return values, counts
 
 
 def _float_keys(values: np.ndarray) -> np.ndarray:

@@ -46,6 +46,8 @@ def create_plate(path: str | Path, fields: Sequence[tuple[str, str]], version: s
         if len(well.split("/")) != 2 or not well.replace("/", "").isalnum():
             raise ValueError(f"{path}: the well {well!r} is not a row and a column of letters and digits, such as A/1.")
         wells.setdefault(well, []).append(field)
+    if not wells:
+        raise ValueError(f"{path} is to be a plate, but no field is given for it.")
     rows, columns = (sorted({well.split("/")[i] for well in wells}, key=natural) for i in (0, 1))
     plate = {
         "name": name or path.name.removesuffix(".zarr"),
