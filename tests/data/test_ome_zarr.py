@@ -1,7 +1,9 @@
 """OME-Zarr of every kind is read as (T, C, Z, Y, X) or refused by name, and what is written is what readers demand."""
 
 import json
+import os
 import shutil
+import signal
 import tracemalloc
 
 import numpy as np
@@ -14,7 +16,7 @@ from microlatent.data.io.images import find_fields
 from microlatent.data.io.ome_zarr.image import OmeImage
 from microlatent.data.io.ome_zarr.metadata import read_attributes, set_attributes
 from microlatent.data.io.ome_zarr.plate import open_plates
-from microlatent.data.io.ome_zarr.writer import ImageWriter, create_plate
+from microlatent.data.io.ome_zarr.writer import ImageWriter, create_plate, remove_partials
 from tests.odd_plates import CHANNELS, edit, odd_plate, pixels, write_image, write_plate
 
 SHAPE = (2, 2, 5, 24, 32)
@@ -462,6 +464,24 @@ def test_an_image_appears_whole_or_not_at_all(tmp_path):
         ImageWriter(tmp_path / "z", shape, "u1", ["a"]) as image,
     ):
         image.write(np.ones((8, 8)), 0, 0, 0, 4)
+
+
+def test_what_a_killed_process_left_is_not_seen_and_can_be_removed(tmp_path):
+    create_plate(tmp_path / "p.zarr", [("A/1", "0"), ("A/1", "1")])
+    write(tmp_path / "p.zarr/A/1/0", pixels((1, 1, 1, 8, 8)))
+    pid = os.fork()
+    if not pid:
+        image = ImageWriter(tmp_path / "p.zarr/A/1/1", (1, 1, 2, 8, 8), np.uint16, ["a"])
+        image.write(np.ones((8, 8)), 0, 0)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert len(list((tmp_path / "p.zarr/A/1").glob(".1.*.partial"))) == 1
+    (plate,) = open_plates(tmp_path / "p.zarr")
+    assert ([field.name for field in plate.fields], plate.missing) == (["A/1/0"], ["the field A/1/1"])
+    remove_partials(tmp_path / "p.zarr")
+    assert sorted(path.name for path in (tmp_path / "p.zarr/A/1").iterdir()) == ["0", "zarr.json"]
+    write(tmp_path / "p.zarr/A/1/1", pixels((1, 1, 1, 8, 8)))
+    assert not open_plates(tmp_path / "p.zarr")[0].notes
 
 
 def write_half(path, shape):

@@ -27,6 +27,7 @@ TOP_PX = 256  # the longest side of the coarsest level is at most this
 SAMPLE_PX = 1 << 18  # pixels a channel's display window is taken from
 WINDOW_PERCENT = (1.0, 99.8)
 COLORS = ("FFFFFF", "00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
+PARTIAL = ".{name}.{mark}.partial"  # of an image in the making
 KINDS = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 
 
@@ -67,6 +68,12 @@ def create_plate(path: str | Path, fields: Sequence[tuple[str, str]], version: s
     for well, names in wells.items():
         write_group(path / well, version, {"well": {"images": [{"path": one} for one in names], "version": version}})
     write_group(path, version, {"plate": plate})
+
+
+def remove_partials(path: str | Path) -> None:
+    """Remove what images that were being written when a process was killed left in a plate; no other may be writing to it."""
+    for folder in Path(path).glob(f"*/*/{PARTIAL.format(name='*', mark='*')}"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class ImageWriter:
@@ -121,7 +128,7 @@ class ImageWriter:
             )
         if self.path.exists():
             raise ValueError(f"{path} exists. Remove it, or write the image under another name.")
-        self.folder = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.partial")
+        self.folder = self.path.with_name(PARTIAL.format(name=self.path.name, mark=uuid.uuid4().hex[:8]))
         self.masks: list[_LabelWriter] = []
         self._samples: list[list[np.ndarray]] = [[] for _ in self.channels]
         self._low, self._high = np.full(shape[1], np.inf), np.full(shape[1], -np.inf)
