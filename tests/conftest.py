@@ -77,11 +77,11 @@ def composed(entry: str, *overrides: str):
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    from microlatent import config
+    from microlatent import settling
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra_compose(entry, list(overrides))
-    return config.settle(OmegaConf.to_container(cfg, resolve=True), entry, overrides)
+    return settling.settle(OmegaConf.to_container(cfg, resolve=True), entry, overrides)
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def execute(entry: str, cfg: Any) -> dict[str, float] | None:
     """Turn a composed configuration into checked settings and carry them out."""
     from hydra.core.hydra_config import HydraConfig
 
-    from microlatent import config, resume, run
+    from microlatent import resume, run, settling
     from microlatent.sweeps import sweep
 
     hydra_config = HydraConfig.get()
@@ -119,14 +119,14 @@ def execute(entry: str, cfg: Any) -> dict[str, float] | None:
     sweep_job = Path(hydra_config.runtime.output_dir) if hydra_config.mode.name == "MULTIRUN" else None
     _log_to_console()
     if cfg.rerun and sweep_job is None:
-        config.check_origin(cfg, entry)
+        settling.check_origin(cfg, entry)
         original, settings = resume.repeated(cfg, overrides)
         numbers, folder = carry_out(settings, overrides)
         if folder is not None:
             resume.compare(original, folder)
         return numbers
     if cfg.resume:
-        config.check_origin(cfg, entry)
+        settling.check_origin(cfg, entry)
         folder = run.find(cfg.resume, cfg.outputs, cfg.name, "resume")
         return carry_out(resume.continued(cfg, overrides, folder), overrides, resumed=folder)[0]
     if sweep_job is not None and run.can_continue(sweep_job):  # the sweep goes on, or its scheduler began this job once more
@@ -149,19 +149,23 @@ def settled(entry: str, cfg: Any, overrides: list[str]) -> Any:
     """
     from omegaconf import OmegaConf
 
-    from microlatent import config, run
+    from microlatent import config, run, settling
     from microlatent.sweeps import sweep
 
-    config.check_origin(cfg, entry)
-    if cfg.run and config.reviews(cfg.task.name):
+    settling.check_origin(cfg, entry)
+    run_config = None
+    if cfg.run and config.choice("task", cfg.task.name).reviews:
         folder = Path(cfg.run).absolute()
         cfg.run = str(folder if sweep.is_sweep(folder) else run.find(cfg.run, cfg.outputs, cfg.name))
     elif cfg.run:
         cfg.run = str(run.find(cfg.run, cfg.outputs, cfg.name))
         run_config = run.read_config(Path(cfg.run))
         config.load_plugins(run_config["plugins"])
-        cfg = config.with_run_data(cfg, overrides, run_config)
-    return config.settle(OmegaConf.to_container(cfg, resolve=True), entry, overrides)
+        cfg = settling.with_run_data(cfg, overrides, run_config)
+    settings = settling.settle(OmegaConf.to_container(cfg, resolve=True), entry, overrides)
+    if run_config:
+        settling.refuse_incapable(settings, run_config)
+    return settings
 
 
 def carry_out(
@@ -184,7 +188,7 @@ def carry_out(
         return None, None
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         job, kept = sweep_job or resumed, None
-        if config.reviews(settings.task.name):
+        if config.choice("task", settings.task.name).reviews:
             folder = run.RunFolder.replace(intended)
         else:
             kept = run.set_aside(intended) if settings.run and intended != sweep_job else None
@@ -231,7 +235,7 @@ def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resu
             container = config.plain(settings)
             data = run.read_provenance(Path(settings.run)).get("data") if settings.run else None
             folder.describe(container, collect_provenance(container, data=data, parent=settings.run), overrides)
-        if config.reviews(settings.task.name):
+        if config.choice("task", settings.task.name).reviews:
             tracker = tracking.NullTracker()
         else:
             tracker = tracking.Tracker(settings.logger, folder.path, settings, resumed=resumed)

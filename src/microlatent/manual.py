@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import fields
+from dataclasses import MISSING, fields
 
-from microlatent.config import BY_DATA, CONF, GROUPS, REGISTRY, keys_of, model_keys, nearest
+from microlatent.config import CONF, GROUPS, REGISTRY, model_keys, nearest, tasks
 from microlatent.schemas import Settings
 from microlatent.schemas.sweeper import GridConfig, StudyConfig
 
@@ -35,13 +35,13 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
         if group in REGISTRY and leaf:
             typed_names = dict(o.split("=", 1) for o in overrides if "=" in o)
             name, data = typed_names.get(group), typed_names.get("data", "wells")
-            if group == "task" and name in BY_DATA and data in REGISTRY[f"task/{name}"]:
+            if group == "task" and data in REGISTRY.get(f"task/{name}", ()):
                 chosen = [REGISTRY[f"task/{name}"][data]]
                 group = f"task={name} data={data}"
             else:
                 chosen = [REGISTRY[group][name]] if name in REGISTRY[group] else list(REGISTRY[group].values())
-            known = {field.name for one in chosen for field in fields(one.schema)}
-            having = [f"{group}={other}" for other, one in REGISTRY.get(group, {}).items() if leaf in keys_of(one)]
+            known = set().union(*(one.settings for one in chosen))
+            having = [f"{group}={other}" for other, one in REGISTRY.get(group, {}).items() if leaf in one.settings]
             if having:
                 return f"{typed}: {leaf} is a setting of {', '.join(having)} alone. {nearest(leaf, known)}"
             return f"{typed}: {group} has no setting {leaf!r}. {nearest(leaf, known)}"
@@ -58,7 +58,7 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
     if match := re.search(r"In 'experiment/(\w+)'.*Key '(\w+)' not in '(\w+)'\s+full_key: (\S+)", text, re.DOTALL):
         recipe, key, schema, full_key = match.groups()
         group = full_key.split(".")[0]
-        having = [f"{group}={name}" for name, one in REGISTRY.get(group, {}).items() if key in keys_of(one)]
+        having = [f"{group}={name}" for name, one in REGISTRY.get(group, {}).items() if key in one.settings]
         chosen = next((o for o in overrides if o.startswith(f"{group}=")), schema)
         return f"experiment={recipe} sets {full_key}, which {chosen} does not have. The recipe is for {', '.join(having)}."
     if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
@@ -67,7 +67,8 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
             taken = "" if any(o.startswith("data=") for o in overrides) else " (which stands where neither data nor run is typed)"
             return f"task={group.removeprefix('task/')} does not know data={name}{taken}. {nearest(name, REGISTRY[group])}"
         allowed = set(REGISTRY.get(group, {})) or {path.stem for path in (CONF / group).glob("*.yaml")}
-        hint = " A choice of your own needs plugins=[your.module] on the same command line." if group in ("model", "data") else ""
+        own = " A choice of your own needs plugins=[your.module] on the same command line."
+        hint = own if group in ("model", "data", "task") else ""
         return f"{group}={name} does not exist. {nearest(name, allowed)}{hint}"
     return text + (f"\n{cause}" if cause and cause not in text else "")
 
@@ -99,8 +100,8 @@ def manual(entry: str) -> str:
         for one in fields(schema):
             if one.name in (*GROUPS, "_target_") or (prefix and one.name == "name"):
                 continue
-            value = {list: "[]", dict: "{}"}.get(one.default_factory, one.default)
-            shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+            value = one.default if one.default_factory is MISSING else one.default_factory()
+            shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value).replace("'", "")
             lines.append(f"  {prefix + one.name + '=' + str(shown):<38} {notes.get(one.name, '')}".rstrip())
         return lines
 
@@ -108,13 +109,10 @@ def manual(entry: str) -> str:
     for group in GROUPS:
         if group == "model" and entry != "train":
             continue
-        chosen = {name: one for name, one in REGISTRY[group].items() if one.entry in (None, entry)}
+        chosen = tasks(entry) if group == "task" else REGISTRY[group]
         parts += ["", f"{group}=" + " | ".join(chosen)]
-        for task in BY_DATA if group == "task" else ():
-            kinds = {f"{task} data={name}": one for name, one in REGISTRY[f"task/{task}"].items() if one.entry == entry}
-            parts[-1] += f" | {task}" if kinds else ""
-            chosen |= kinds
-        for schema in dict.fromkeys(one.schema for one in chosen.values()):
+        kinds = [list(REGISTRY.get(f"task/{name}", {name: one}).values()) for name, one in chosen.items()]
+        for schema in dict.fromkeys(one.schema for several in kinds for one in several):
             summary = (schema.__doc__ or "").strip().splitlines()[0]
             parts += [f" {summary}", *describe(schema, f"{group}.")]
     parts += ["", "-m key=a,b runs every combination: hydra.sweeper.n_jobs=2 two at a time, hydra/launcher=slurm on a cluster"]

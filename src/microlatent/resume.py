@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from microlatent import config, run
+from microlatent import config, run, settling
 from microlatent.schemas import Settings
 from microlatent.tracking import differing_history
 
@@ -56,7 +56,7 @@ def continued(cfg: Any, overrides: list[str], folder: Path) -> Settings:
             container = container[part]
         container[leaf] = value
     config.load_plugins(stored["plugins"])
-    return config.settle({**stored, "resume": str(folder), "check": bool(cfg.check)}, "train")
+    return settling.settle({**stored, "resume": str(folder), "check": bool(cfg.check)}, "train")
 
 
 def _typed(cfg: Any, override: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def repeated(cfg: Any, overrides: list[str]) -> tuple[Path, Settings]:
     stored = run.read_config(folder)
     config.load_plugins(stored["plugins"])
     fresh = {"resume": None, "rerun": None, "check": bool(cfg.check), "name": folder.parent.name, "outputs": cfg.outputs}
-    return folder, config.settle({**stored, **fresh}, "train")
+    return folder, settling.settle({**stored, **fresh}, "train")
 
 
 def compare(original: Path, repeat: Path) -> None:

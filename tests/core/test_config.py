@@ -8,6 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pytest
+import yaml
 
 from microlatent import config, schemas
 from microlatent.menu.draft import Refused, settle
@@ -16,39 +17,44 @@ ROOT = Path(__file__).parents[2]
 ENTRIES = ("train", "infer", "analyze")
 
 
-def test_every_choice_has_a_yaml_of_its_name_that_says_which_schema_it_feeds():
+def test_every_file_of_values_is_a_choice_s_and_says_which_schema_it_feeds():
     for group in config.GROUPS:
-        choices = config.REGISTRY[group]
-        files = {path.stem: path.read_text() for path in (ROOT / "conf" / group).glob("*.yaml")}
-        assert set(files) == set(choices) | (set(config.BY_DATA) if group == "task" else set())
-        for name, text in files.items():
-            assert f"name: {name}" in text
-            if group == "task" and name in config.BY_DATA:
-                continue  # its schema depends on the data
-            assert choices[name].schema.__name__ in text.splitlines()[0]
+        for path in (config.CONF / group).glob("*.yaml"):
+            text, schema = path.read_text(), config.choice(group, path.stem).schema
+            values = yaml.safe_load(text)
+            assert schema.__name__ in text.splitlines()[0]
+            assert (values.pop("defaults"), values.pop("name")) == ([schema.__name__, "_self_"], path.stem)
+            assert values  # one that says no more than its schema needs no file
+            assert set(values) <= config.choice(group, path.stem).settings
+
+
+def test_every_task_is_declared_once_and_completely():
+    for data in (None, *config.REGISTRY["data"]):
+        for name, task in config.tasks(data=data).items():
+            assert task.entry in config.ENTRIES
+            assert (task.title, task.order) != (config.Choice(name, task.schema).title, config.Choice(name, task.schema).order)
+            assert set(task.data or ()) <= set(config.REGISTRY["data"])
+            assert task.section is None or callable(config.load(task.section))
+            if data is not None:
+                assert {"run", "preflight"} <= set(vars(task.load()))
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_task_and_experiment_composes_and_validates(entry, compose):
-    for name, choice in config.REGISTRY["task"].items():
-        if choice.entry == entry:
-            needs = {"process": "run=x", "reconstruct": "run=x", "report": "run=x", "compare": "task.runs=x"}
-            settings = compose(entry, f"task={name}", needs.get(name, "data.root=somewhere"))
-            assert settings.task.name == name
-            assert (settings.data is None) == config.reviews(name)
-    for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
+    needs = {"root": "data.root=x", "data": "data.root=x", "run": "run=x", "runs": "task.runs=x"}
+    for data in config.REGISTRY["data"]:
+        for name, task in config.tasks(entry, data).items():
+            settings = compose(entry, f"task={name}", f"data={data}", *(needs[one] for one in task.needs))
+            assert (settings.task.name, type(settings.task)) == (name, task.schema)
+    for name, task in config.tasks(entry).items():
+        if task.reviews:
+            assert compose(entry, f"task={name}", *(needs[one] for one in task.needs)).data is None
+    for path in (config.CONF / "experiment").glob("*.yaml"):
         task = re.search(r"override /task: (\w+)", path.read_text())
         if entry == (config.choice("task", task.group(1)).entry if task else "train"):
             assert compose(entry, f"experiment={path.stem}").data.root
         if entry == "infer" and "override /task" not in path.read_text():
             assert compose(entry, "task=assemble", f"experiment={path.stem}").model is None
-
-
-@pytest.mark.parametrize("task", config.BY_DATA)
-def test_a_task_takes_the_settings_that_it_has_for_a_kind_of_data(compose, task):
-    for name, choice in config.REGISTRY[f"task/{task}"].items():
-        settings = compose(choice.entry, f"task={task}", f"data={name}", "data.root=somewhere")
-        assert (settings.task.name, type(settings.task)) == (task, choice.schema)
 
 
 def test_a_model_sets_the_normalisation_that_its_likelihood_needs(compose):
@@ -112,6 +118,9 @@ def test_every_setting_of_every_schema_is_explained():
         ("infer", ["task=assemble", "data=partitions", "data.root=x", "data.subjects=[a,a]"], ["data.subjects names ['a'] more"]),
         ("infer", ["task=assemble", "data=partitions", "data.root=x", "data.channels=[]"], ["data.channels is empty"]),
         ("analyze", ["task=report"], ["add run=<folder of a run or a sweep>"]),
+        ("analyze", ["task=match", "data=kikuchi"], ["task=match is for data=wells, not for data=kikuchi", "task=associate"]),
+        ("analyze", ["task=bandcontrast", "data.root=x"], ["is for data=kikuchi", "where neither data nor run is typed"]),
+        ("analyze", ["task=maps", "data=mnist"], ["task=maps does not know data=mnist"]),
         ("analyze", ["task=compare"], ["add task.runs=<folder of a sweep>"]),
         ("train", ["experiment=kikuchi_demo", "model=ae_gauss"], ["kikuchi_demo sets model.beta, which model=ae_gauss"]),
     ],
@@ -160,6 +169,8 @@ def test_help_is_a_manual_that_imports_nothing_heavy():
     manuals = done.stdout.split("HEAVY []")
     assert len(manuals) == len(ENTRIES) + 1
     assert all("data.root" in text for text in manuals[:-1])
+    for entry, text in zip(ENTRIES, manuals[:-1], strict=True):
+        assert f"task={' | '.join(config.tasks(entry))}\n" in text
     assert (
         after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
     )  # 0.5 s of CPU when measured; generous, machines differ

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from microlatent import checkpoint, config, resume, run, training, validation
+from microlatent import checkpoint, resume, run, settling, training, validation
 from microlatent.command import carry_out
 from microlatent.experiment import load_trained
 from microlatent.losses import Losses
@@ -135,7 +135,7 @@ def test_resumed_run_equals_uninterrupted_run_bit_for_bit(fit, monkeypatch, batc
         with pytest.raises(Interrupted):
             fit(*options)
     stopped = next(path for path in whole.parent.iterdir() if run.read_status(path)["state"] == "interrupted")
-    settings = config.settle({**run.read_config(stopped), "resume": str(stopped)}, "train")
+    settings = settling.settle({**run.read_config(stopped), "resume": str(stopped)}, "train")
     carry_out(settings, [], resumed=stopped)
     assert differing_history(whole / "history.csv", stopped / "history.csv") is None
     one, other = (checkpoint.load(folder / "checkpoints" / "last.ckpt") for folder in (whole, stopped))
@@ -148,7 +148,7 @@ def test_resumed_run_equals_uninterrupted_run_bit_for_bit(fit, monkeypatch, batc
 
 def test_resumed_run_with_more_epochs_says_so_in_its_config(trained, tmp_path):
     folder = Path(shutil.copytree(trained, tmp_path / "run"))
-    settings = config.settle({**run.read_config(folder), "resume": str(folder)}, "train")
+    settings = settling.settle({**run.read_config(folder), "resume": str(folder)}, "train")
     settings.trainer.epochs = 2
     carry_out(settings, [], resumed=folder)
     assert run.read_config(folder)["trainer"]["epochs"] == len(history(folder)) == 2
@@ -199,7 +199,7 @@ def test_store_that_changed_is_refused_by_resume_and_by_inference(fit, compose, 
     stores = Path(shutil.copytree(stores_folder, tmp_path / "stores"))
     folder = fit("trainer.epochs=1", f"data.store={stores}")
     write_store(stores / "B2.h5", "B2", num_frames=6, patch_px=16, seed=9)
-    settings = config.settle({**run.read_config(folder), "resume": str(folder)}, "train")
+    settings = settling.settle({**run.read_config(folder), "resume": str(folder)}, "train")
     settings.trainer.epochs = 2
     with pytest.raises(ValueError, match="data changed since this run began"):
         training.run(settings, folder, NullTracker())
@@ -261,7 +261,7 @@ def test_accumulated_pieces_give_the_gradient_of_the_whole_batch(trained):
 
 
 def _parts(folder):
-    settings = config.settle(run.read_config(folder), "train")
+    settings = settling.settle(run.read_config(folder), "train")
     settings.model.matching = "none"  # which compares the patches of a batch with each other
     source = training.open_data(settings)
     return training.build_model(settings, source), source, settings
@@ -304,7 +304,10 @@ def test_early_stopping_counts_epochs_without_improvement(fit):
     losses = history(folder)
     best = losses["val_total"].idxmin()
     assert len(losses) == best + 3 < 40
-    settings = config.settle({**run.read_config(folder), "resume": str(folder)}, "train")  # as if killed before its last numbers
+    # as if killed before its last numbers
+    settings = settling.settle(
+        {**run.read_config(folder), "resume": str(folder)}, "train"
+    )  # as if killed before its last numbers
     carry_out(settings, [], resumed=folder)
     assert len(history(folder)) == len(losses)
 

@@ -68,11 +68,13 @@ def menu(tmp_path):
 # ------------------------------------------------------------------------------------------------------ what it knows
 
 
-def test_every_task_of_the_registry_is_offered():
-    offered = {one.name for data in pipelines.systems() for one in pipelines.pipeline(data)} | {
-        one.name for one in pipelines.tools()
-    }
-    assert offered >= {*config.REGISTRY["task"], *config.BY_DATA}
+def test_each_kind_of_data_is_offered_exactly_its_tasks_in_their_order():
+    for data in pipelines.systems():
+        offered = [one.name for one in pipelines.pipeline(data) if one.name != "fine-tune"]
+        assert offered == list(config.tasks(data=data))
+    reviews = [name for name, task in config.tasks().items() if task.reviews]
+    assert [one.name for one in pipelines.tools()] == ["resume", *reviews, "dashboard", "sync"]
+    assert {name for data in pipelines.systems() for name in config.tasks(data=data)} | {*reviews} == {*config.REGISTRY["task"]}
 
 
 @pytest.mark.slow

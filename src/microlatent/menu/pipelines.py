@@ -1,4 +1,4 @@
-"""What can be done with each system, in the order in which it is done, from the registry and conf/experiment/."""
+"""What can be done with each kind of data, in the order in which it is done, from the registry and conf/experiment/."""
 
 from __future__ import annotations
 
@@ -9,17 +9,8 @@ from pathlib import Path
 from microlatent import config, manual
 from microlatent.schemas.sweeper import GridConfig, StudyConfig
 
-ORDER = ("patch", "assemble", "train", "fine-tune", "process", "reconstruct")  # the rest follow as they are registered
 USUAL = {"launcher": "basic", "sweeper": "grid"}  # Hydra's own launcher: one job after another; every combination
 SWEEPERS = {"grid": GridConfig, "study": StudyConfig}
-ONE_SYSTEM = {  # tasks that read what only one system's data have
-    "patch": "wells",
-    "match": "wells",
-    "reconstruct": "partitions",
-    "outcome": "partitions",
-    "bandcontrast": "kikuchi",
-    "associate": "kikuchi",
-}
 
 
 @dataclass
@@ -43,31 +34,22 @@ def systems() -> dict[str, str]:
 def pipeline(data: str) -> list[Step]:
     """Return the steps for a kind of data."""
     steps = []
-    for name, choice in config.REGISTRY["task"].items():
+    for name, task in config.tasks(data=data).items():
+        picks = "recipe" if {"root", "data"} & {*task.needs} else "run"
+        fixed = [f"data={data}"] if name == "train" else [f"task={name}", f"data={data}"]
+        steps.append(Step(name, summary(task.schema), task.entry, fixed, picks))
         if name == "train":
-            steps.append(Step("train", "Fit a model to assembled stores", "train", [f"data={data}"], "recipe"))
             steps.append(Step("fine-tune", "Fit on from the weights of a trained run", "train", [f"data={data}"], "weights"))
-        elif not config.reviews(name) and ONE_SYSTEM.get(name, data) == data:
-            steps.append(_step(name, data, choice))
-    for name in config.BY_DATA:
-        if data in config.REGISTRY[f"task/{name}"]:
-            steps.append(_step(name, data, config.REGISTRY[f"task/{name}"][data]))
-    return sorted(steps, key=lambda step: ORDER.index(step.name) if step.name in ORDER else len(ORDER))
-
-
-def _step(name: str, data: str, choice: config.Choice) -> Step:
-    picks = "recipe" if name in ("patch", "assemble") else "run"
-    return Step(name, summary(choice.schema), str(choice.entry), [f"task={name}", f"data={data}"], picks)
+    return steps
 
 
 def tools() -> list[Step]:
     """Return what is done with runs of any system; dashboard and sync are commands of their own."""
-    reviews = [name for name in config.REGISTRY["task"] if config.reviews(name)]
-    picks = {"compare": "runs"}
     steps = [Step("resume", "Go on with a run or sweep that was stopped", "train", picks="stopped")]
-    for name in reviews:
-        schema = config.REGISTRY["task"][name].schema
-        steps.append(Step(name, summary(schema), "analyze", [f"task={name}"], picks.get(name, "review")))
+    for name, task in config.tasks().items():
+        if task.reviews:
+            picks = "runs" if "runs" in task.needs else "review"
+            steps.append(Step(name, summary(task.schema), task.entry, [f"task={name}"], picks))
     steps.append(Step("dashboard", "All runs and sweeps in a browser, until Ctrl-C", "dashboard"))
     steps.append(Step("sync", "Upload to W&B what was logged offline", "sync"))
     return steps

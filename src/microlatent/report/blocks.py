@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from microlatent.report.values import PROBABILITY, decimals, fixed, label, number, probability
+from microlatent.report.values import PROBABILITY, decimals, fixed, label, number, probability, two
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,3 +167,10 @@ def plain(value: Any) -> Any:
     """Return a value of a data frame as Python has it; missing ones as None."""
     value = value.item() if hasattr(value, "item") else value
     return None if value is None or (isinstance(value, float) and math.isnan(value)) or value != value else value
+
+
+def with_interval(values: Any, lows: Any, highs: Any) -> list[Cell]:
+    """Return "0.93 [0.91, 0.95]" for every row, sorted by its first number."""
+    rows = zip(values, lows, highs, strict=True)
+    texts = [f"{two(v)} [{two(low)}, {two(high)}]" if low == low else two(v) for v, low, high in rows]
+    return [Cell(text, float(value)) for text, value in zip(texts, values, strict=True)]

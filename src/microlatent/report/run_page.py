@@ -182,8 +182,7 @@ def sections(record: Record, album: Album, max_points: int) -> Iterator[Section]
     yield from guarded("Reconstructions", "reconstructions", lambda: reconstructions(record, album))
     yield from guarded("Latent space", "latents", lambda: latent_space(record, max_points))
     yield from guarded("Results", "results", lambda: own_results(record, album))
-    for folder in task_order(result_folders(record.path)):
-        yield from task_sections(folder, record.path, album)
+    yield from task_sections(result_folders(record.path), record.path, album)
     yield from guarded("Numbers", "numbers", lambda: final_numbers(record))
 
 
@@ -193,14 +192,6 @@ def own_results(record: Record, album: Album) -> Section | None:
     pictures = [one for one in figures_of(record.path, album, skip=known) if one]
     blocks = pictures + folded_tables(sorted((record.path / "tables").glob("*.csv")), record.path)
     return Section("results", "Results", blocks) if blocks else None
-
-
-def task_order(folders: list[Path]) -> list[Path]:
-    """Return known tasks in the order in which a reader wants them, unknown ones after them by name."""
-    from microlatent.report.task_sections import TITLES
-
-    order = list(TITLES)
-    return sorted(folders, key=lambda path: (order.index(path.name) if path.name in order else len(order), path.name))
 
 
 def final_numbers(record: Record) -> Section | None:

@@ -143,7 +143,7 @@ def sections(jobs: Jobs, album: Album) -> Iterator[Section]:
             yield Section("differences-section", "Differences", [Widget("differences", "Settings that differ")])
     compare = jobs.plan.folder / "compare"
     if compare.is_dir():
-        yield from task_sections(compare, jobs.plan.folder, album)
+        yield from task_sections([compare], jobs.plan.folder, album)
 
 
 def not_comparable(jobs: Jobs) -> list[Note]:

@@ -60,6 +60,11 @@ def signed(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}", 1) if text.startswith("-") else text
 
 
+def two(value: float) -> str:
+    """Return a number with two decimals and a true minus sign."""
+    return signed(f"{round(value, 2) + 0.0:.2f}") if value == value else NONE
+
+
 def decimals(name: str, values: Sequence[Any]) -> int | None:
     """Return the decimals that a column of numbers shows; None where each value is better shown by itself."""
     finite = [abs(v) for v in values if isinstance(v, int | float) and math.isfinite(v) and v]

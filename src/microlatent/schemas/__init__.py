@@ -6,7 +6,7 @@ pattern: the key and its value, what is allowed, what to do.
 """
 
 from microlatent.schemas.checks import MISSING, NORMALISATIONS, at_least, distinct, one_of, within
-from microlatent.schemas.command import LoggerConfig, Settings, TrainConfig, TrainerConfig
+from microlatent.schemas.command import LoggerConfig, Settings, TaskConfig, TrainConfig, TrainerConfig
 from microlatent.schemas.latents import ClusterConfig, EmbedConfig, ProcessConfig
 from microlatent.schemas.model import AEConfig, KikuchiCNNConfig, VAEConfig, VQVAEConfig
 from microlatent.schemas.review import CompareConfig, ReportConfig
@@ -23,6 +23,7 @@ __all__ = [
     "ProcessConfig",
     "ReportConfig",
     "Settings",
+    "TaskConfig",
     "TrainConfig",
     "TrainerConfig",
     "VAEConfig",

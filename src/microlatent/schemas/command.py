@@ -9,10 +9,15 @@ from microlatent.schemas.checks import MISSING, at_least, one_of
 
 
 @dataclass(kw_only=True)
-class TrainConfig:
-    """Fit a model (``training.py``)."""
+class TaskConfig:
+    """What every task has; some have more for one kind of data than for another."""
 
     name: str = MISSING
+
+
+@dataclass(kw_only=True)
+class TrainConfig(TaskConfig):
+    """Fit a model (``training.py``)."""
 
 
 @dataclass(kw_only=True)

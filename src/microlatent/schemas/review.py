@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from microlatent.schemas.checks import MISSING, at_least, distinct, one_of
 
@@ -14,7 +14,6 @@ DIRECTIONS = ("minimize", "maximize")
 class CompareConfig:
     """Compare runs: one table and one figure across what was varied and across seeds (``tasks/compare.py``)."""
 
-    reviews: ClassVar[bool] = True  # reads what runs left behind and opens no data
     name: str = MISSING
     runs: Any = None  # folders of runs, of experiments or of sweeps: one, or [a,b]
     metrics: list[str] | None = None  # final numbers in tables, differences and figures; default: see tasks/compare.py
@@ -38,7 +37,6 @@ class CompareConfig:
 class ReportConfig:
     """Write one HTML page about a run or a sweep, which opens from disk without a network (``tasks/report.py``)."""
 
-    reviews: ClassVar[bool] = True  # reads what runs left behind and opens no data
     name: str = MISSING
     max_points: int = 3000  # points of a scatter plot at most, drawn from the seed
     max_image_px: int = 1000  # longer side of an image in the page at most

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from microlatent import config
+from microlatent import config, settling
 from microlatent.files import write_text
-from microlatent.schemas import MISSING
+from microlatent.schemas import MISSING, Settings
 
 CHOSEN = ("model", "data", "trainer", "logger")  # groups that train.py lets one choose
 OF_THE_COMMAND = ("run", "resume", "rerun", "check", "plugins", "outputs", "task", *CHOSEN)
@@ -39,14 +39,14 @@ def write(settings: dict[str, Any], always: set[str], about: str, path: Path) ->
 
 def _own(settings: dict[str, Any], always: set[str]) -> dict[str, Any]:
     """Return the dotted keys of a run that are not what its choices give by themselves, and those in ``always``."""
-    plain = asdict(config.Settings())
+    plain = asdict(Settings())
     found = {
         key: value for key, value in settings.items() if key not in OF_THE_COMMAND and (value != plain.get(key) or key in always)
     }
     required = {f"{group}.{key}" for group in CHOSEN for key in _required(group, settings[group]["name"])}
     given = config.flat({group: settings[group] for group in CHOSEN})
-    chosen = config.Settings(**{group: config.build(group, _values(group, settings[group])) for group in CHOSEN})
-    config.settle_normalisation(chosen)
+    chosen = Settings(**{group: config.build(group, _values(group, settings[group])) for group in CHOSEN})
+    settling.settle_normalisation(chosen)
     defaults = config.flat({group: asdict(getattr(chosen, group)) for group in CHOSEN})
     kept = always | required
     return found | {

@@ -15,11 +15,31 @@ register(
     "kikuchi",
     KikuchiConfig,
     "microlatent.systems.kikuchi.source:open_source",
-    yaml=True,
     specimens="microlatent.systems.kikuchi.simulate.specimens",
 )
-register("task/assemble", "kikuchi", AssembleKikuchiConfig, "microlatent.systems.kikuchi.assemble", "infer")
-register("task/maps", "kikuchi", MapsKikuchiConfig, "microlatent.systems.kikuchi.maps", "analyze")
-register("task/cluster", "kikuchi", ClusterKikuchiConfig, "microlatent.systems.kikuchi.cluster", "analyze")
-register("task", "bandcontrast", BandContrastConfig, "microlatent.systems.kikuchi.bandcontrast", "analyze", yaml=True)
-register("task", "associate", AssociateConfig, "microlatent.systems.kikuchi.associate", "analyze", yaml=True)
+register("task/assemble", "kikuchi", AssembleKikuchiConfig, "microlatent.systems.kikuchi.assemble")
+register("task/maps", "kikuchi", MapsKikuchiConfig, "microlatent.systems.kikuchi.maps")
+register("task/cluster", "kikuchi", ClusterKikuchiConfig, "microlatent.systems.kikuchi.cluster")
+register(
+    "task",
+    "bandcontrast",
+    BandContrastConfig,
+    "microlatent.systems.kikuchi.bandcontrast",
+    "analyze",
+    data=("kikuchi",),
+    needs=("root",),
+    title="Band contrast",
+    order=98,
+)
+register(
+    "task",
+    "associate",
+    AssociateConfig,
+    "microlatent.systems.kikuchi.associate",
+    "analyze",
+    data=("kikuchi",),
+    wants=("encode",),
+    title="Associations",
+    order=92,
+    section="microlatent.systems.kikuchi.report:associations",
+)

@@ -3,5 +3,5 @@
 from microlatent.config import register
 from microlatent.systems.mnist.schema import AssembleMnistConfig, MnistConfig
 
-register("data", "mnist", MnistConfig, "microlatent.systems.mnist.source:open_source", yaml=True)
-register("task/assemble", "mnist", AssembleMnistConfig, "microlatent.systems.mnist.assemble", "infer")
+register("data", "mnist", MnistConfig, "microlatent.systems.mnist.source:open_source")
+register("task/assemble", "mnist", AssembleMnistConfig, "microlatent.systems.mnist.assemble")

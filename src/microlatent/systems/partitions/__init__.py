@@ -14,10 +14,31 @@ register(
     "partitions",
     PartitionsConfig,
     "microlatent.systems.partitions.source:open_source",
-    yaml=True,
     specimens="microlatent.systems.partitions.simulate",
 )
-register("task/assemble", "partitions", AssemblePartitionsConfig, "microlatent.systems.partitions.assemble", "infer")
-register("task", "reconstruct", ReconstructConfig, "microlatent.systems.partitions.reconstruct", "infer", yaml=True)
-register("task/maps", "partitions", MapsConfig, "microlatent.systems.partitions.maps", "analyze")
-register("task", "outcome", OutcomeConfig, "microlatent.systems.partitions.outcome", "analyze", yaml=True)
+register("task/assemble", "partitions", AssemblePartitionsConfig, "microlatent.systems.partitions.assemble")
+register(
+    "task",
+    "reconstruct",
+    ReconstructConfig,
+    "microlatent.systems.partitions.reconstruct",
+    "infer",
+    data=("partitions",),
+    needs=("run",),
+    wants=("reconstruct",),
+    title="Full-size reconstructions",
+    order=50,
+)
+register("task/maps", "partitions", MapsConfig, "microlatent.systems.partitions.maps")
+register(
+    "task",
+    "outcome",
+    OutcomeConfig,
+    "microlatent.systems.partitions.outcome",
+    "analyze",
+    data=("partitions",),
+    wants=("encode",),
+    title="Outcome prediction",
+    order=94,
+    section="microlatent.systems.partitions.report:prediction",
+)

@@ -8,9 +8,29 @@ register(
     "wells",
     WellsConfig,
     "microlatent.systems.wells.source:open_source",
-    yaml=True,
     specimens="microlatent.systems.wells.simulate",
 )
-register("task", "patch", PatchConfig, "microlatent.systems.wells.patch", "infer", yaml=True)
-register("task/assemble", "wells", AssembleWellsConfig, "microlatent.systems.wells.assemble", "infer")
-register("task", "match", MatchConfig, "microlatent.systems.wells.match", "analyze", yaml=True)
+register(
+    "task",
+    "patch",
+    PatchConfig,
+    "microlatent.systems.wells.patch",
+    "infer",
+    data=("wells",),
+    needs=("root",),
+    title="Patches",
+    order=10,
+)
+register("task/assemble", "wells", AssembleWellsConfig, "microlatent.systems.wells.assemble")
+register(
+    "task",
+    "match",
+    MatchConfig,
+    "microlatent.systems.wells.match",
+    "analyze",
+    data=("wells",),
+    wants=("encode",),
+    title="Trajectories",
+    order=96,
+    section="microlatent.systems.wells.report:trajectories",
+)

@@ -1,0 +1,192 @@
+"""From a composed configuration to checked settings: what makes no sense is refused here, before anything is read.
+
+Which combinations make sense, the declarations in the registry say (``config.register``).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from microlatent import contract
+from microlatent.config import CONF, GROUPS, REGISTRY, SYSTEMS, Choice, build, choice, model_keys, nearest, task_choice, tasks
+from microlatent.schemas import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[str, ...] = ()) -> Settings:
+    """Turn a composed configuration into checked settings for one of the three commands.
+
+    ``overrides`` are what the user typed: the model that an experiment chooses is for training, one that was typed is a mistake
+    elsewhere.
+
+    Raises
+    ------
+    ValueError
+        A key, a value, or a combination makes no sense; nothing has been read yet.
+    """
+    container = dict(container)
+    container.pop("experiment", None)
+    known = {field.name for field in fields(Settings)}
+    for key in container:
+        if key not in known:
+            raise ValueError(f"{key} is no setting. {nearest(key, known)}")
+    if entry != "train" and not any(override.lstrip("+~").startswith("model=") for override in overrides):
+        for key in container.get("model") or {}:
+            if key not in model_keys():
+                raise ValueError(f"model.{key} is no setting of any model. {nearest(key, model_keys())}")
+        container["model"] = None
+    prefer_typed(container, overrides)
+    named = (container.get("task") or {}).get("name")
+    if named in REGISTRY["task"] and REGISTRY["task"][named].reviews:
+        container["data"] = None  # what runs left behind is all that such a task reads
+    data = (container.get("data") or {}).get("name")
+    groups = {group: build(group, container[group], data) for group in GROUPS if container.get(group) is not None}
+    settings = Settings(**{**container, **groups})
+    task = task_choice(settings.task.name, data)
+    if task.entry != entry:
+        raise ValueError(
+            f"task={task.name} is not a task of {entry}.py. Type: python {task.entry}.py task={task.name} ..."
+            + ("" if entry != "train" else " (train.py fits models and needs no task).")
+        )
+    check_combination(settings, entry, task)
+    if entry == "train":
+        settle_normalisation(settings)
+    return settings
+
+
+def prefer_typed(container: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> None:
+    """Let the values of a choice that was typed win over those of the experiment: ``trainer=smoke`` is short in every recipe."""
+    typed = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    for group in GROUPS:
+        path = CONF / group / f"{typed.get(group)}.yaml"
+        if group in typed and path.is_file() and container.get(group):
+            values = OmegaConf.to_container(OmegaConf.load(path))
+            for key in [key for key in values if key != "defaults" and f"{group}.{key}" not in typed]:
+                if container[group][key] != values[key] and key != "name":
+                    logger.info("%s=%s sets %s.%s=%s.", group, typed[group], group, key, values[key])
+                container[group][key] = values[key]
+
+
+def settle_normalisation(settings: Settings) -> None:
+    """Set ``data.normalise`` to what the model wants where it is not given; refuse what it cannot be trained on."""
+    model, data = settings.model, settings.data
+    if data.normalise is None:
+        data.normalise = getattr(model, "normalise", "dataset")
+    if hasattr(model, "refuse_normalisation"):
+        model.refuse_normalisation(data.normalise)
+
+
+def check_origin(cfg: Any, entry: str) -> None:
+    """Refuse keys that say where a command starts from, where they exclude each other or mean nothing."""
+    given = [key for key in ("resume", "rerun", "init_from") if cfg[key]]
+    if given and entry != "train":
+        raise ValueError(f"{given[0]} belongs to train.py. For {entry}.py name the trained run: run={cfg[given[0]]}")
+    if entry == "train" and cfg.run:
+        raise ValueError(
+            f"run={cfg.run} has no effect in train.py. To continue a run: resume={cfg.run}; to start from its weights: "
+            f"init_from={cfg.run}."
+        )
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} exclude each other: give one of them.")
+
+
+def check_combination(settings: Settings, entry: str, task: Choice) -> None:
+    """Refuse what makes sense in no command, before any data are read."""
+    if entry == "train" and settings.model is None:
+        raise ValueError(f"train.py needs a model. {nearest('', REGISTRY['model'])} For example: python train.py model=vqvae_z16")
+    if settings.data is None and not task.reviews:
+        raise ValueError(f"{entry}.py needs data. {nearest('', REGISTRY['data'])} For example: data=wells data.root=<folder>")
+    if entry != "train" and settings.model is not None:
+        raise ValueError(
+            f"model={settings.model.name} has no effect in {entry}.py: the model comes from run=<folder of a training run>. "
+            "Leave model out."
+        )
+    if settings.seed < 0:
+        raise ValueError(f"seed is {settings.seed}, but must be at least 0.")
+    trainer = settings.trainer
+    if entry == "train" and trainer.accumulate > trainer.batch_size:
+        raise ValueError(
+            f"trainer.accumulate is {trainer.accumulate}, but cannot cut a batch of trainer.batch_size={trainer.batch_size} "
+            "patches into more pieces than it has."
+        )
+    # A task may work on a plugin's kind of data that its declaration cannot know; one that is ours is known not to fit.
+    if task.data and settings.data.name not in task.data and settings.data.name in SYSTEMS:
+        there = ", ".join(f"task={name}" for name in tasks(entry, settings.data.name))
+        raise ValueError(
+            f"task={task.name} is for data={' and data='.join(task.data)}, not for data={settings.data.name} (data=wells stands "
+            f"where neither data nor run is typed). Name the data that it is for, or choose a task for these: {there}."
+        )
+    check_needs(settings, entry, task)
+
+
+def check_needs(settings: Settings, entry: str, task: Choice) -> None:
+    """Refuse a task that was not given what it declares to need."""
+    needs, run, data = task.needs, settings.run, settings.data
+    has_root = data is not None and "root" in choice("data", data.name).settings  # what a plugin reads may have none
+    if has_root and data.root is None and ("root" in needs or ("data" in needs and data.store is None)):
+        raise ValueError(
+            f"data.root is not set. Name the folder of your files, data.root=<folder>, or try the simulated specimen: "
+            f"python {entry}.py task={task.name} data.root=demo"
+        )
+    if "run" in needs and not run:
+        what = "a trained model: add run=<folder of a training run>"
+        if task.reviews:
+            what = "what it is about: add run=<folder of a run or a sweep>"
+        raise ValueError(f"task={task.name} needs {what} or run=latest.")
+    if "runs" in needs and not settings.task.runs:
+        raise ValueError(f"task={task.name} needs runs: add task.runs=<folder of a sweep>, or task.runs=[<run>,<run>].")
+    if "runs" in needs and run:
+        raise ValueError(f"run={run} has no effect on task={task.name}. Name the runs: task.runs=[{run},...].")
+
+
+def refuse_incapable(settings: Settings, run_config: dict[str, Any]) -> None:
+    """Refuse a task that wants of a run's model what its class cannot do; the class is imported, no weights are read.
+
+    A task that reads a latents table wants nothing of the model once there is one.
+
+    Raises
+    ------
+    ValueError
+        The model lacks a capability; the message says which tasks work on the run.
+    """
+    task, model = task_choice(settings.task.name, settings.data.name), (run_config.get("model") or {}).get("name")
+    reads_table = "latents" in task.settings
+    if reads_table and (settings.task.latents is not None or (Path(settings.run) / "process" / "latents.h5ad").is_file()):
+        return
+    if not task.wants or model not in REGISTRY["model"]:  # which is said where the model is loaded
+        return
+    built = choice("model", model).load()
+    if missing := contract.lacking(built, task.wants):
+        able = [
+            f"task={name}"
+            for name, one in tasks(data=run_config["data"]["name"]).items()
+            if not {"root", "data"} & {*one.needs} and not contract.lacking(built, one.wants)
+        ]
+        raise ValueError(
+            f"task={task.name} needs a model that can {' and '.join(missing)}, but model={model} of run={settings.run} cannot. "
+            f"On this run work: {', '.join([*able, 'task=report'])}."
+        )
+
+
+def with_run_data(cfg: DictConfig, overrides: list[str], run_config: dict[str, Any]) -> DictConfig:
+    """Take the data settings of a trained run, except those that the user typed."""
+    cfg = cfg.copy()
+    typed = {override.lstrip("+~").split("=")[0]: override for override in overrides}
+    same = cfg.data is not None and cfg.data.get("name") == run_config["data"]["name"]
+    if "data" in typed and not same:
+        return cfg  # the user names another kind of data: channels and shape are checked when it is opened
+    schema = choice("data", run_config["data"]["name"]).schema
+    data = OmegaConf.merge(OmegaConf.structured(schema), run_config["data"])
+    for key in typed:
+        if key.startswith("data.") and same:
+            OmegaConf.update(data, key.removeprefix("data."), OmegaConf.select(cfg, key))
+            if key == "data.root" and "data.store" not in typed and "store" in data:
+                data.store = None  # another root has another store
+    cfg.data = data
+    return cfg
