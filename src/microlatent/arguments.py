@@ -36,26 +36,28 @@ def plugins(arguments: list[str]) -> list[str]:
 
 
 def _data_of_run(arguments: list[str]) -> list[str]:
-    """Return data=<name> of the run where the user leaves it out: maps and cluster depend on it.
+    """Return data=<name> of the run where the user leaves it out, and the plugins that know it: maps and cluster depend on it.
 
     Raises
     ------
     ValueError
         The runs of a sweep were trained on different kinds of data.
     """
-    from microlatent import run
+    from microlatent import config, run
 
     typed = {key.lstrip("+"): value for key, _, value in (argument.partition("=") for argument in arguments)}
     if "run" not in typed or typed.keys() & {"data", "experiment"} or typed.get("task") == "report":
         return []
     try:
         folders = [run.find(one, typed.get("outputs", "outputs"), typed.get("name")) for one in typed["run"].split(",")]
-        names = list(dict.fromkeys(run.read_config(folder)["data"]["name"] for folder in folders))
+        found = [run.read_config(folder) for folder in folders]
+        names = list(dict.fromkeys(one["data"]["name"] for one in found))
     except (ValueError, OSError):
         return []  # said again, with its reason, when the run is opened
     if len(names) > 1:
         raise ValueError(f"run={typed['run']} names runs on different data: {', '.join(names)}. Sweep those of each kind apart.")
-    return [f"data={names[0]}"]
+    own = [] if names[0] in config.REGISTRY["data"] or "plugins" in typed else found[0]["plugins"]
+    return [f"data={names[0]}", *([f"plugins=[{','.join(own)}]"] if own else [])]
 
 
 def _quoted(path: str | Path) -> str:

@@ -35,7 +35,6 @@ NEEDS = (
 OPTIONAL = {
     "root": None,
     "store": None,
-    "channels": None,
     "test_share": 0.0,
     "arcsinh_cofactor": None,
     "clip_percentile": None,
@@ -236,10 +235,10 @@ def build(group: str, values: dict[str, Any], data: str | None = None) -> Any:
             raise ValueError(f"{group}.{key}={value} is no setting of {group}={values['name']}. {nearest(key, one.settings)}")
         if value == MISSING:
             raise ValueError(f"{group}.{key} must be given for {group}={values['name']}: add {group}.{key}=... to the command.")
-    built = one.schema(**values)
-    for key in OPTIONAL.keys() - one.settings if group == "data" else ():
-        setattr(built, key, OPTIONAL[key])
-    return built
+    absent = OPTIONAL.keys() - one.settings if group == "data" else ()
+    # Class attributes are no fields: config.yaml does not hold them, and a copy by dataclasses.replace still has them.
+    schema = type(one.schema.__name__, (one.schema,), {key: OPTIONAL[key] for key in absent}) if absent else one.schema
+    return schema(**values)
 
 
 def plain(settings: Settings) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource,
     source.normaliser = trained.normaliser
     source.normaliser.mode = task.normalise or source.normaliser.mode
     changed = [name for name, digest in source.fingerprints.items() if known["fingerprints"].get(name, digest) != digest]
-    if changed and settings.data.store == trained.provenance["config"]["data"]["store"]:
+    if changed and settings.data.store == trained.provenance["config"]["data"].get("store"):
         raise ValueError(
             f"{', '.join(changed)} in {settings.data.store} changed after the run was trained: another fingerprint. Assemble the "
             "raw files again as they were, or train again. To encode it as new data, move it and name its folder: data.store."
