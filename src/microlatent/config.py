@@ -84,7 +84,20 @@ def load(target: str | None) -> Any:
     """Import ``module`` or ``module:attribute``."""
     assert target is not None
     module, _, attribute = target.partition(":")
-    return getattr(import_module(module), attribute) if attribute else import_module(module)
+    found = _imported(module, f"what is registered as {target}")
+    return getattr(found, attribute) if attribute else found
+
+
+def _imported(module: str, what: str) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and not module.startswith(error.name):
+            raise  # the module is there, but something that it imports is not
+        raise ValueError(
+            f"{what} names {module!r}, but there is no such module. It must be importable: put its folder on PYTHONPATH, "
+            "or install it into this environment."
+        ) from error
 
 
 REGISTRY: dict[str, dict[str, Choice]] = {group: {} for group in GROUPS}
@@ -136,15 +149,11 @@ def register(
     if by_data:
         REGISTRY[f"task/{name}"] = {}
     _store(group, name, one)
-    for task, kinds in by_data_tasks().items():  # every kind of data has those that are for all, whichever came first
-        for kind in REGISTRY["data"] if REGISTRY["task"][task].target else ():
+    for task, shared in REGISTRY["task"].items():  # every kind of data has those that are for all, whichever came first
+        kinds = REGISTRY.get(f"task/{task}")
+        for kind in REGISTRY["data"] if kinds is not None and shared.target else ():
             if kind not in kinds:
-                _store(f"task/{task}", kind, REGISTRY["task"][task])
-
-
-def by_data_tasks() -> dict[str, dict[str, Choice]]:
-    """Return the tasks that are another one for each kind of data, with what they are for each."""
-    return {group.removeprefix("task/"): kinds for group, kinds in REGISTRY.items() if group.startswith("task/")}
+                _store(f"task/{task}", kind, shared)
 
 
 def _store(group: str, name: str, one: Choice) -> None:
@@ -163,15 +172,7 @@ def _store(group: str, name: str, one: Choice) -> None:
 def load_plugins(modules: list[str]) -> None:
     """Import the user's modules, which register their choices."""
     for module in modules:
-        try:
-            import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name and not module.startswith(error.name):
-                raise  # the plugin is there, but something that it imports is not
-            raise ValueError(
-                f"plugins names {module!r}, but there is no such module. It must be importable: put its folder on PYTHONPATH, "
-                "or install it into this environment."
-            ) from error
+        _imported(module, "plugins")
 
 
 def nearest(word: str, allowed: Any) -> str:

@@ -12,6 +12,8 @@ import yaml
 
 from microlatent import config, schemas
 from microlatent.menu.draft import Refused, settle
+from microlatent.report.pictures import Album
+from microlatent.report.task_sections import task_sections
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = ("train", "infer", "analyze")
@@ -37,6 +39,14 @@ def test_every_task_is_declared_once_and_completely():
             assert task.section is None or callable(config.load(task.section))
             if data is not None:
                 assert {"run", "preflight"} <= set(vars(task.load()))
+
+
+def test_report_gives_what_every_task_left_its_title_analyses_first(tmp_path):
+    for name in config.tasks():
+        (tmp_path / name / "tables").mkdir(parents=True)
+        (tmp_path / name / "tables" / "numbers.csv").write_text("a\n1\n")
+    titles = [section.title for section in task_sections(list(tmp_path.iterdir()), tmp_path, Album(100))]
+    assert titles == [one.title for entry in ("analyze", "infer", "train") for one in config.tasks(entry).values()]
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
