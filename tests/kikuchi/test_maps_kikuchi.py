@@ -134,7 +134,7 @@ class Planes(nn.Module):
 def planes():
     """Make it a model for the time of these tests, as a plugin would."""
     kept = dict(config.REGISTRY["model"])
-    config.REGISTRY["model"]["planes"] = config.Choice(PlanesConfig, "tests.kikuchi.test_maps_kikuchi:Planes")
+    config.REGISTRY["model"]["planes"] = config.Choice("planes", PlanesConfig, "tests.kikuchi.test_maps_kikuchi:Planes")
     yield
     config.REGISTRY["model"] = kept
 

@@ -56,7 +56,7 @@ class Mirror(nn.Module):
 def mirror(monkeypatch):
     """Make the mirror a model for the time of a test, as a plugin would."""
     monkeypatch.setitem(
-        config.REGISTRY["model"], "mirror", config.Choice(MirrorConfig, "tests.partitions.test_reconstruct:Mirror")
+        config.REGISTRY["model"], "mirror", config.Choice("mirror", MirrorConfig, "tests.partitions.test_reconstruct:Mirror")
     )
 
 
