@@ -20,6 +20,7 @@ from microlatent.systems.wells import linking, patch
 from microlatent.systems.wells.patches import Frame, write_site
 from microlatent.systems.wells.schema import PatchConfig, WellsConfig
 from microlatent.systems.wells.simulate import specimen
+from tests.links import score_links
 
 
 def discs(centres, radius=6, shape=(100, 120), seed=0):
@@ -282,6 +283,6 @@ def test_real_cells_become_patches_with_their_tracks(data_folder, tmp_path):
         found = cutting.find_cells(fov.labels(11))
         np.testing.assert_array_equal(file["table/area_px"][last], found.area_px)
         cells = pd.DataFrame({name: file[f"table/{name}"][:] for name in file["table"]})
-    recall, precision = linking.score_links(linking.link(cells), pd.read_csv(folder / "tracks.csv"))
+    recall, precision = score_links(linking.link(cells), pd.read_csv(folder / "tracks.csv"))
     assert recall > 0.98
     assert precision > 0.98

@@ -22,12 +22,20 @@ UNFINISHED = "unfinished.json"
 SIMULATED = ("demo", "demo_real")  # values of data.root that name a specimen and no folder
 
 
-def raw_folder(config: Any, outputs: str) -> Path:
-    """Return the folder, or the file, of raw data; ``data.root=demo`` simulates the specimen there the first time."""
+def raw_path(config: Any, outputs: str) -> Path:
+    """Return where raw data lie, whether or not the specimen was simulated there already."""
     if config.root is None:
         raise ValueError("data.root is not set. Name the folder of raw files, or data.root=demo for the simulated specimen.")
     if config.root not in SIMULATED:
         return Path(config.root)
+    return Path(outputs).absolute() / "specimens" / f"{config.name}-{config.root}"
+
+
+def raw_folder(config: Any, outputs: str) -> Path:
+    """Return the folder, or the file, of raw data; ``data.root=demo`` simulates the specimen there the first time."""
+    path = raw_path(config, outputs)
+    if config.root not in SIMULATED:
+        return path
     module = choice("data", config.name).specimens
     specimens = import_module(module).SPECIMENS if module else {}
     if config.root not in specimens:
@@ -35,9 +43,8 @@ def raw_folder(config: Any, outputs: str) -> Path:
             f"data.root={config.root}: there is no simulated specimen of data={config.name}"
             + (f" of that name. There is {', '.join(specimens)}." if specimens else ". Name the folder of its files.")
         )
-    folder = Path(outputs).absolute() / "specimens" / f"{config.name}-{config.root}"
-    specimens[config.root](folder)
-    return folder
+    specimens[config.root](path)
+    return path
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from microlatent.data.io import pickles
+from microlatent.data.io.paths import natural
 
 Trajectory = tuple[str, list[tuple[int, int]]]  # name <site>/<i>, and its (frame, cell_id) in increasing frame
 
@@ -32,11 +33,6 @@ class RawFrame(NamedTuple):
     table: pd.DataFrame  # n rows: key, well, site, frame, cell_id, y_px, x_px, and what else is known of each cell
     images: np.ndarray  # (n, C, W, W)
     masks: np.ndarray | None  # (n, 1, W, W), 1 on the cell's enlarged mask
-
-
-def natural(name: str) -> list[Any]:
-    """Sort key by which Site_2 comes before Site_10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def channel_names(given: list[str] | None, known: list[str] | None, count: int, source: Path) -> list[str]:
