@@ -53,14 +53,21 @@ def write_raw(kind, root):
         (root / "train-images").write_bytes(struct.pack(">4I", 2051, 9, 8, 8) + RNG.bytes(9 * 64))
 
 
-@pytest.fixture(params=NAMES)
-def act(request, tmp_path):
+@pytest.fixture(scope="module", params=NAMES)
+def raw(request, tmp_path_factory):
+    """Return a kind of data, and a folder of its raw files."""
+    root = tmp_path_factory.mktemp(request.param) / "raw"
+    write_raw(request.param, root)
+    return request.param, root
+
+
+@pytest.fixture
+def act(raw, tmp_path):
     """Return a function that assembles the raw files of a kind of data, or only describes it, and its kind."""
-    kind = request.param
-    write_raw(kind, tmp_path / "raw")
+    kind, root = raw
 
     def do(*overrides, check=False):
-        given = [f"data={kind}", f"data.root={tmp_path / 'raw'}", f"data.store={tmp_path / 'stores'}", f"outputs={tmp_path}"]
+        given = [f"data={kind}", f"data.root={root}", f"data.store={tmp_path / 'stores'}", f"outputs={tmp_path}"]
         small = ["task.size=8"] if kind == "partitions" else []
         task = config.task_choice("assemble", kind).load()
         settings = composed("infer", "task=assemble", *given, *small, *overrides)
@@ -68,7 +75,7 @@ def act(request, tmp_path):
             return task.preflight(settings, tmp_path / "run")
         return task.run(settings, tmp_path / "run", NullTracker())
 
-    do.kind, do.stores = kind, tmp_path / "stores"
+    do.kind, do.root, do.stores = kind, root, tmp_path / "stores"
     return do
 
 
@@ -113,7 +120,7 @@ def test_a_setting_that_the_last_store_cannot_meet_is_refused_before_any_is_repl
 
 def test_opening_stores_leaves_the_settings_alone(act, tmp_path):
     act()
-    where = [f"data={act.kind}", f"data.root={tmp_path / 'raw'}", f"data.store={act.stores}", "model=ae_gauss"]
+    where = [f"data={act.kind}", f"data.root={act.root}", f"data.store={act.stores}", "model=ae_gauss"]
     settings = composed("train", *where, f"outputs={tmp_path}", *(["data.channels=[retardance]"] * (act.kind == "wells")))
     if act.kind == "kikuchi":
         settings.data.scans, settings.data.keep = ["a"], None

@@ -24,9 +24,9 @@ from typing import Any
 import pandas as pd
 
 from microlatent.config import plain
-from microlatent.data.folders import UNFINISHED, origin_of, preflight_outputs, read_unfinished, store_folder
+from microlatent.data.folders import note_unfinished, origin_of, preflight_outputs, read_unfinished, store_folder
 from microlatent.data.store import Store
-from microlatent.files import write_csv, write_json
+from microlatent.files import write_csv
 from microlatent.provenance import collect_provenance
 from microlatent.results import Preflight
 from microlatent.schemas import Settings
@@ -81,17 +81,17 @@ def assemble(plan: Planner, settings: Settings, out: Path, tracker: Any) -> dict
         path, staged = folder / f"{unit.name}.h5", folder / f".{unit.name}.new.h5"
         written, said = unit.write(staged)
         if unit is found.units[0]:
-            _note_unfinished(folder, remaining)  # not earlier: until here nothing has changed
+            note_unfinished(folder, remaining)  # not earlier: until here nothing has changed
         os.replace(staged, path)
         remaining.remove(unit.name)
         if remaining:
-            _note_unfinished(folder, remaining)
+            note_unfinished(folder, remaining)
         rows += [row | {"store": str(path)} for row in written]
         logger.info("%s -> %s", said, path)
     if found.whole:
         _set_aside_stale(folder, [unit.name for unit in found.units], settings.data)
         remaining = []
-    _note_unfinished(folder, remaining)
+    note_unfinished(folder, remaining)
     table = pd.DataFrame(rows)
     write_csv(table, out / "tables" / f"{found.table}.csv")
     tracker.table(found.table, table)
@@ -153,14 +153,6 @@ def _whole_stores(paths: Iterable[Path]) -> Iterator[Store]:
     for path in paths:
         with suppress(FileNotFoundError, ValueError):
             yield Store.open(path)
-
-
-def _note_unfinished(folder: Path, remaining: list[str]) -> None:
-    """Note which of an assembly's stores are still to come, also of an earlier one; nothing: take the note away."""
-    if remaining:
-        write_json({"remaining": remaining}, folder / UNFINISHED)
-    else:
-        (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def _set_aside_stale(folder: Path, names: list[str], config: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from microlatent.config import choice
 from microlatent.data.store import Store
+from microlatent.files import write_json
 from microlatent.schemas import Settings
 
 UNFINISHED = "unfinished.json"
@@ -92,8 +93,16 @@ def refuse_foreign(stores: list[Store], config: Any) -> None:
             )
 
 
+def note_unfinished(folder: Path, remaining: list[str]) -> None:
+    """Note in a folder which of its parts are still to be made, so that those made before do not pass for new; none: no note."""
+    if remaining:
+        write_json({"remaining": remaining}, folder / UNFINISHED)
+    else:
+        (folder / UNFINISHED).unlink(missing_ok=True)
+
+
 def read_unfinished(folder: Path) -> list[str]:
-    """Return the stores that an assembly of the folder did not come to."""
+    """Return the parts that the last task which wrote the folder did not come to."""
     note = folder / UNFINISHED
     return json.loads(note.read_text(encoding="utf-8"))["remaining"] if note.is_file() else []
 

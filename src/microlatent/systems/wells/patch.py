@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from microlatent import figures
 from microlatent.config import plain
-from microlatent.data.folders import preflight_outputs, raw_folder, raw_path
+from microlatent.data.folders import note_unfinished, preflight_outputs, raw_folder, raw_path, read_unfinished
 from microlatent.data.io.images import Pair, find_fields, join
 from microlatent.files import write_csv, write_json
 from microlatent.progress import track
@@ -78,35 +78,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         logger.warning(note)
     about = {"root": _made_from(settings), "birth": collect_provenance(plain(settings))}
     write_json(about, folder / MADE_FROM)
-    done: list[tuple[Site, SiteCells]] = []
-    for site in sites:
-        target = site_folder(folder, site.well, site.name)
-        try:
-            cut = write_site(
-                target,
-                track(_frames(site), f"Cutting {site.name}", total=len(site.pair.frames)),
-                task,
-                **{"well": site.well, "site": site.name, "channels": site.channels, "tracks": site.tracks, "truth": site.truth},
-                **{"pixel_um": site.pixel_um, "frame_min": site.frame_min},
-            )
-        except NoCells as error:
-            if len(sites) == 1:
-                raise
-            logger.warning("%s The site is left out.", error)
-            if not any(target.iterdir()):
-                target.rmdir()
-            continue
-        done.append((site, cut))
-        logger.info(
-            "%s: %d cells in %d frames, %d tracks (%s)%s",
-            *(site.name, len(cut.cells), cut.num_frames, cut.tracks["trajectory"].nunique(), HOW[cut.linked_by]),
-            f", {cut.num_skipped} cells skipped at the boundary" if cut.num_skipped else "",
-        )
-        if cut.num_cropped > 0.05 * len(cut.cells):
-            logger.warning(
-                "%s: %.0f %% of the cells reach beyond their window of %d px. task.window_px=%d would hold 99 %% of them.",
-                *(site.name, 100 * cut.num_cropped / len(cut.cells), task.window_px, cut.enough_px),
-            )
+    done = _cut_all(sites, folder, task)
     if not done:
         raise ValueError(
             f"None of the {len(sites)} sites has a cell. Cells are the values above 0 of the masks: check task.masks."
@@ -123,6 +95,52 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         site.close()
     logger.info("Patches are in %s. Next: python infer.py task=assemble data.root=%s", folder, task.out or settings.data.root)
     return {name: float(table[f"num_{name}"].sum()) for name in ("frames", "cells", "tracks", "skipped")}
+
+
+def _cut_all(sites: list[Site], folder: Path, task: PatchConfig) -> list[tuple[Site, SiteCells]]:
+    """Cut one site after another, and note beside them which are still to come; those without a cell are left out."""
+    done: list[tuple[Site, SiteCells]] = []
+    before = read_unfinished(folder)
+    remaining = list(dict.fromkeys([*before, *(f"{site.well}/{site.name}" for site in sites)]))
+    try:
+        for site in sites:
+            note_unfinished(folder, remaining)
+            cut = _cut(site, folder, task, alone=len(sites) == 1)
+            remaining.remove(f"{site.well}/{site.name}")
+            done += [(site, cut)] if cut else []
+    finally:
+        note_unfinished(folder, remaining if done else before)  # nothing done: nothing has changed
+    return done
+
+
+def _cut(site: Site, folder: Path, task: PatchConfig, *, alone: bool) -> SiteCells | None:
+    target = site_folder(folder, site.well, site.name)
+    try:
+        cut = write_site(
+            target,
+            track(_frames(site), f"Cutting {site.name}", total=len(site.pair.frames)),
+            task,
+            **{"well": site.well, "site": site.name, "channels": site.channels, "tracks": site.tracks, "truth": site.truth},
+            **{"pixel_um": site.pixel_um, "frame_min": site.frame_min},
+        )
+    except NoCells as error:
+        if alone:
+            raise
+        logger.warning("%s The site is left out.", error)
+        if not any(target.iterdir()):
+            target.rmdir()
+        return None
+    logger.info(
+        "%s: %d cells in %d frames, %d tracks (%s)%s",
+        *(site.name, len(cut.cells), cut.num_frames, cut.tracks["trajectory"].nunique(), HOW[cut.linked_by]),
+        f", {cut.num_skipped} cells skipped at the boundary" if cut.num_skipped else "",
+    )
+    if cut.num_cropped > 0.05 * len(cut.cells):
+        logger.warning(
+            "%s: %.0f %% of the cells reach beyond their window of %d px. task.window_px=%d would hold 99 %% of them.",
+            *(site.name, 100 * cut.num_cropped / len(cut.cells), task.window_px, cut.enough_px),
+        )
+    return cut
 
 
 def preflight(settings: Settings, out: Path) -> Preflight:
