@@ -13,7 +13,6 @@ stores of two assemblies never open as one, however a process ends. ``check=true
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ import pandas as pd
 from microlatent.config import plain
 from microlatent.data.folders import note_unfinished, origin_of, preflight_outputs, read_unfinished, store_folder
 from microlatent.data.store import Store
-from microlatent.files import write_csv
+from microlatent.files import atomic, write_csv
 from microlatent.provenance import collect_provenance
 from microlatent.results import Preflight
 from microlatent.schemas import Settings
@@ -78,11 +77,11 @@ def assemble(plan: Planner, settings: Settings, out: Path, tracker: Any) -> dict
     found = _refused_or(plan(settings, settings.outputs, out), folder, settings)
     remaining = list(dict.fromkeys([*read_unfinished(folder), *(unit.name for unit in found.units)]))
     for unit in found.units:
-        path, staged = folder / f"{unit.name}.h5", folder / f".{unit.name}.new.h5"
-        written, said = unit.write(staged)
-        if unit is found.units[0]:
-            note_unfinished(folder, remaining)  # not earlier: until here nothing has changed
-        os.replace(staged, path)
+        path = folder / f"{unit.name}.h5"
+        with atomic(path) as staged:
+            written, said = unit.write(staged)
+            if unit is found.units[0]:
+                note_unfinished(folder, remaining)  # not earlier: until here nothing has changed
         remaining.remove(unit.name)
         if remaining:
             note_unfinished(folder, remaining)
