@@ -83,7 +83,7 @@ def assemble_ours(supp: Path, out: Path) -> None:
 
     settings = Settings(data=WellsConfig(name="wells", root=str(supp)), task=AssembleWellsConfig(name="assemble"))
     (well,) = find_wells(supp, None, None, None)
-    assemble(well, out / "A1.h5", supp, settings)
+    assemble(well, out / "A1.h5", root=supp, settings=settings)
 
 
 def main() -> None:

@@ -1,12 +1,16 @@
 """Containers of EBSD patterns as vendors write them, small, with known patterns: patterns (rows, cols, h, w)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
 import numpy as np
 from PIL import Image
 
-from microlatent.systems.kikuchi.ebsd.write import write_h5oina, write_kikuchipy
+from microlatent.files import atomic
+from microlatent.systems.kikuchi.ebsd import write
+from microlatent.systems.kikuchi.ebsd.kikuchipy import COLUMNS
+from microlatent.systems.kikuchi.ebsd.write import write_h5oina
 
 MAP_SHAPE, PATTERN_SHAPE, STEP_UM = (4, 5), (6, 8), (0.5, 0.25)
 
@@ -34,6 +38,54 @@ def oxford(folder: Path, patterns: np.ndarray, **options) -> Path:
     path = folder / "scan.h5oina"
     write_h5oina(path, flat(patterns), patterns.shape[:2], step_um=STEP_UM, **options)
     return path
+
+
+def write_kikuchipy(
+    path: str | Path,
+    patterns: write.Blocks,
+    map_shape: tuple[int, int],
+    *,
+    step_um: tuple[float, float],
+    columns: Mapping[str, np.ndarray] | None = None,
+    phases: Mapping[int, write.Phase | str] | None = None,
+    static_background: np.ndarray | None = None,
+    pattern_centre: np.ndarray | tuple[float, float, float] | None = None,
+    beam_kv: float = 20.0,
+    sample_tilt_deg: float = 70.0,
+    detector_tilt_deg: float = 0.0,
+) -> None:
+    """Write a scan as kikuchipy h5, with one scan named Scan 1.
+
+    Parameters are those of ``write_h5oina``; columns may have any name, and phase -1 is not indexed.
+    """
+    (rows, cols), num = map_shape, map_shape[0] * map_shape[1]
+    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+        write._scalar(file, "manufacturer", "kikuchipy")
+        write._scalar(file, "version", "0.11.0")
+        scan = file.create_group("Scan 1")
+        shape = write._write_patterns(scan.create_group("EBSD/Data"), "patterns", patterns, num, None)
+        header = scan.create_group("EBSD/Header")
+        centre = np.broadcast_to(np.asarray((0.5, 0.5, 0.5) if pattern_centre is None else pattern_centre, float), (num, 3))
+        values = {"n_rows": rows, "n_columns": cols, "pattern_height": shape[0], "pattern_width": shape[1]}
+        values |= {"step_y": float(step_um[0]), "step_x": float(step_um[1]), "grid_type": "square", "binning": 1}
+        values |= {"sample_tilt": sample_tilt_deg, "elevation_angle": detector_tilt_deg, "azimuth_angle": 0.0}
+        for name, value in values.items():
+            write._scalar(header, name, value)
+        if pattern_centre is not None:
+            for axis, name in enumerate(("pcx", "pcy", "pcz")):
+                header[name] = centre[:, axis].reshape(rows, cols)
+        if static_background is not None:
+            header["static_background"] = write._like_pattern(static_background, shape)
+        write._scalar(scan, "SEM/Header/beam_energy", float(beam_kv))
+        if columns:
+            points = scan.create_group("EBSD/CrystalMap/crystal_map/data")
+            for name, values in columns.items():
+                points[COLUMNS.get(name, name)] = write._per_point(name, values, num)
+            for name, axis, step in zip("yx", np.indices(map_shape), step_um, strict=True):
+                points[name] = axis.ravel() * float(step)
+        for number, phase in (phases or {}).items():
+            name = phase if isinstance(phase, str) else phase.name
+            write._scalar(scan, f"EBSD/CrystalMap/crystal_map/header/phases/{number}/name", name)
 
 
 def kikuchipy(folder: Path, patterns: np.ndarray, **options) -> Path:

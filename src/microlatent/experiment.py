@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from microlatent import checkpoint, config
+from microlatent.data.folders import resolved
 from microlatent.data.normalise import Normaliser
 from microlatent.data.source import PatchSource
 from microlatent.data.split import PARTS, Split
@@ -143,6 +144,7 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource,
         )
     settings.data.channels = list(trained.channels)
     source: PatchSource = config.choice("data", settings.data.name).load()(settings)
+    settings.data = resolved(settings).data
     if source.shape_px != trained.shape_px:
         (rows, columns), (here, there) = trained.shape_px, source.shape_px
         raise ValueError(

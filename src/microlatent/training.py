@@ -20,6 +20,7 @@ from torch import nn
 
 from microlatent import checkpoint, config, distributed, validation
 from microlatent.contract import Batch
+from microlatent.data.folders import resolved
 from microlatent.data.source import PatchSource
 from microlatent.data.split import PARTS
 from microlatent.device import choose_device
@@ -55,7 +56,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     device = choose_device(trainer.device)
     _seed(settings.seed, device)
     saved = checkpoint.load(out / "checkpoints" / "last.ckpt") if settings.resume else None
-    source = open_data(settings)
+    source, settings = open_data(settings), resolved(settings)
     if saved:
         refuse_changed_data(saved, source)
     model = build_model(settings, source).to(device)

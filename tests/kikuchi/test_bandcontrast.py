@@ -10,10 +10,11 @@ from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import bandcontrast
 from microlatent.systems.kikuchi.bandcontrast import decide
 from microlatent.systems.kikuchi.draw_bandcontrast import bins
-from microlatent.systems.kikuchi.ebsd.write import write_h5oina, write_kikuchipy
+from microlatent.systems.kikuchi.ebsd.write import write_h5oina
 from microlatent.systems.kikuchi.scans import ScanMap
 from microlatent.systems.kikuchi.schema import BandContrastConfig, KikuchiConfig
 from microlatent.tracking import NullTracker
+from tests.ebsd_files import write_kikuchipy
 
 SHAPE = (9, 12)
 

@@ -8,8 +8,8 @@ import torch
 from microlatent.command import carry_out
 from microlatent.data.io import pickles
 from microlatent.experiment import load_trained
-from microlatent.systems.wells.assemble import assemble
-from microlatent.systems.wells.files import find_wells
+from microlatent.systems.wells import assemble
+from microlatent.tracking import NullTracker
 from tests.conftest import composed
 
 
@@ -46,11 +46,10 @@ def test_table_joins_back_to_the_raw_files(imported, golden_folder):
 
 
 def test_channels_match_by_name_and_a_missing_one_is_named(imported, golden_folder, tmp_path, compose):
-    raw = find_wells(golden_folder / "wells" / "supp", ["A1"], None, ["retardance", "phase"])[0]
-    settings = compose("infer", "task=assemble", "data.root=x", "data.channel_names=[retardance,phase]")
-    assemble(raw, tmp_path / "swapped" / "A1.h5", golden_folder, settings)
-    settings.data.channels = ["retardance"]
-    assemble(raw, tmp_path / "single" / "A1.h5", golden_folder, settings)
+    raw = ["data.wells=[A1]", f"data.root={golden_folder / 'wells' / 'supp'}", "data.channel_names=[retardance,phase]"]
+    for name, channels in (("swapped", "[retardance,phase]"), ("single", "[retardance]")):
+        stores = [f"data.store={tmp_path / name}", f"data.channels={channels}"]
+        assemble.run(compose("infer", "task=assemble", *raw, *stores), tmp_path / "assembled", NullTracker())
     run = next(imported.glob("outputs/golden/*"))
 
     def opened(store, *overrides):

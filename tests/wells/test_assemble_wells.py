@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microlatent.data.folders import refuse_foreign, refuse_overwrite
+from microlatent.data.folders import refuse_foreign
 from microlatent.data.io import pickles
 from microlatent.data.relations import RelationTable, label, reference_order, relate
 from microlatent.data.store import Store
 from microlatent.files import write_json, write_pickle
 from microlatent.schemas import Settings
-from microlatent.systems.wells.assemble import assemble
+from microlatent.systems.wells.assemble import run
 from microlatent.systems.wells.files import find_wells
 from microlatent.systems.wells.schema import AssembleWellsConfig, WellsConfig
 from microlatent.systems.wells.source import assembly_folder
+from microlatent.tracking import NullTracker
 
 
 def settings_for(root: Path, store: Path, task: dict | None = None, **data: object) -> Settings:
@@ -26,9 +27,7 @@ def settings_for(root: Path, store: Path, task: dict | None = None, **data: obje
 
 
 def assembled(root: Path, out: Path, well: str = "A1", task: dict | None = None, **data: object) -> Store:
-    settings = settings_for(root, out, task, **data)
-    raw = find_wells(root, [well], settings.data.sites, settings.data.channel_names)[0]
-    assemble(raw, out / f"{well}.h5", root, settings, out)
+    run(settings_for(root, out, task, wells=[well], **data), out, NullTracker())
     return Store.open(out / f"{well}.h5")
 
 
@@ -167,7 +166,7 @@ def test_store_of_another_root_is_neither_replaced_nor_trained_on(golden_folder,
     store = assembled(golden_folder / "wells" / "supp", tmp_path / "stores")
     settings = settings_for(raw_copy, tmp_path / "stores")
     with pytest.raises(ValueError, match=r"task\.overwrite=true"):
-        refuse_overwrite(store.path, settings.data, settings.task.overwrite)
+        run(settings, tmp_path, NullTracker())
     with pytest.raises(ValueError, match=r"was assembled from .*, not from data\.root="):
         refuse_foreign([store], settings.data)
 

@@ -7,6 +7,7 @@ import pytest
 from microlatent.data.io.images import find_fields
 from microlatent.systems.wells import linking
 from microlatent.systems.wells.cells import find_cells
+from tests.links import score_links
 
 
 def walkers(num_cells=15, num_frames=12, step=6.0, seed=0):
@@ -25,7 +26,7 @@ def walkers(num_cells=15, num_frames=12, step=6.0, seed=0):
 
 def test_well_separated_walkers_are_tracked_without_an_error():
     true = walkers()
-    assert linking.score_links(linking.link(true, max_step_px=60), true) == (1.0, 1.0)
+    assert score_links(linking.link(true, max_step_px=60), true) == (1.0, 1.0)
 
 
 def test_the_order_of_cells_does_not_matter():
@@ -37,7 +38,7 @@ def test_a_frame_without_cells_breaks_no_track():
     true = walkers()
     true = true[true["frame"] != 5]
     found = linking.link(true, max_step_px=60)
-    assert linking.score_links(found, true) == (1.0, 1.0)
+    assert score_links(found, true) == (1.0, 1.0)
     without_gaps = linking.link(true, max_step_px=60, max_gap_frames=0)
     assert without_gaps["trajectory"].nunique() == 2 * true["trajectory"].nunique()
 
@@ -45,7 +46,7 @@ def test_a_frame_without_cells_breaks_no_track():
 def test_a_cell_missing_for_two_frames_is_the_same_cell():
     true = walkers()
     true = true[~((true["trajectory"] == 3) & true["frame"].isin([4, 5]))]
-    assert linking.score_links(linking.link(true, max_step_px=60), true) == (1.0, 1.0)
+    assert score_links(linking.link(true, max_step_px=60), true) == (1.0, 1.0)
     found = linking.link(true, max_step_px=60, max_gap_frames=1)
     assert found["trajectory"].nunique() == 16
 
@@ -92,10 +93,10 @@ def test_tracks_from_ids_follow_the_values():
 def test_a_table_of_positions_finds_its_cells():
     cells = walkers()
     table = cells.rename(columns={"trajectory": "particle", "y_px": "y", "x_px": "x"}).drop(columns="cell_id")
-    assert linking.score_links(linking.tracks_from_table(table, cells.drop(columns="trajectory")), cells) == (1.0, 1.0)
+    assert score_links(linking.tracks_from_table(table, cells.drop(columns="trajectory")), cells) == (1.0, 1.0)
     in_um = table.assign(y_um=table["y"] * 0.87, x_um=table["x"] * 0.87).drop(columns=["y", "x"])
     tracks = linking.tracks_from_table(in_um, cells.drop(columns="trajectory"), pixel_um=0.87)
-    assert linking.score_links(tracks, cells) == (1.0, 1.0)
+    assert score_links(tracks, cells) == (1.0, 1.0)
 
 
 def test_a_table_in_other_units_is_refused():
@@ -110,8 +111,8 @@ def test_a_table_in_other_units_is_refused():
 def test_scores_count_links_not_cells():
     true = pd.DataFrame({"trajectory": 0, "frame": range(5), "cell_id": 1})
     found = true.assign(trajectory=[0, 0, 0, 1, 1])
-    assert linking.score_links(found, true) == (0.75, 1.0)
-    assert linking.score_links(true, found) == (1.0, 0.75)
+    assert score_links(found, true) == (0.75, 1.0)
+    assert score_links(true, found) == (1.0, 0.75)
 
 
 def test_real_cells_are_tracked_as_people_did(data_folder):
@@ -120,6 +121,6 @@ def test_real_cells_are_tracked_as_people_did(data_folder):
     (fov,) = find_fields(data_folder / "wells" / "usiigaci_T98G", pattern, "task.masks").values()
     cells = pd.concat([pd.DataFrame({"frame": t, **find_cells(fov.labels(t))._asdict()}) for t in fov.frames])
     assert linking.share_of_lasting_ids(cells) > 0.95
-    recall, precision = linking.score_links(linking.link(cells, min_track_frames=1), linking.tracks_from_ids(cells))
+    recall, precision = score_links(linking.link(cells, min_track_frames=1), linking.tracks_from_ids(cells))
     assert recall > 0.975
     assert precision > 0.98

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import shutil
 import tracemalloc
 from types import SimpleNamespace
 
@@ -17,9 +18,11 @@ from microlatent.data.io.images import find_fields
 from microlatent.schemas import Settings
 from microlatent.systems.wells import cells as cutting
 from microlatent.systems.wells import linking, patch
+from microlatent.systems.wells.files import find_wells
 from microlatent.systems.wells.patches import Frame, write_site
 from microlatent.systems.wells.schema import PatchConfig, WellsConfig
-from microlatent.systems.wells.simulate import specimen
+from microlatent.systems.wells.simulate import SPECIMENS, specimen
+from tests.links import score_links
 
 
 def discs(centres, radius=6, shape=(100, 120), seed=0):
@@ -225,6 +228,46 @@ def test_patches_of_two_folders_are_not_mixed(raw, tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_site_that_cannot_be_cut_is_refused_before_any_is_cut(raw, tmp_path):
+    shutil.copytree(raw, tmp_path / "raw")
+    patch.run(settings_for(tmp_path / "raw", tmp_path / "p"), tmp_path / "run", TRACKER)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "p").rglob("*.*")}
+    for mask in (tmp_path / "raw" / "masks").glob("B2-*"):
+        tifffile.imwrite(mask, tifffile.imread(mask)[:100])
+    for act in (patch.preflight, lambda *given: patch.run(*given, TRACKER)):
+        with pytest.raises(ValueError, match=r"B2-Site_0, frame 0: .*its mask \(100, 256\)"):
+            act(settings_for(tmp_path / "raw", tmp_path / "p", window_px=32), tmp_path / "run")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "p").rglob("*.*")} == before
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_wells_that_were_not_cut_to_the_end_are_not_assembled(raw, tmp_path):
+    shutil.copytree(raw, tmp_path / "raw")
+    broken = sorted((tmp_path / "raw" / "masks").glob("B2-*"))[-1]
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:100])
+    with pytest.raises(ValueError, match="cannot be read"):
+        patch.run(settings_for(tmp_path / "raw", tmp_path / "p"), tmp_path / "run", TRACKER)
+    with pytest.raises(ValueError, match="half cut: the last task=patch ended before B2/B2-Site_0"):
+        find_wells(tmp_path / "p", None, None, None)
+    assert len(find_wells(tmp_path / "p", ["A1"], None, None)) == 1
+    broken.write_bytes(whole)
+    patch.run(settings_for(tmp_path / "raw", tmp_path / "p", {"wells": ["B2"]}), tmp_path / "run", TRACKER)
+    assert len(find_wells(tmp_path / "p", None, None, None)) == 2
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_check_of_the_specimen_is_not_refused_for_where_it_simulates_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        SPECIMENS, "demo", lambda folder: specimen(folder, wells=("A1",), sites=1, frames=3, cells=3, size_px=128)
+    )
+    settings = settings_for("demo", tmp_path / "p")
+    settings.outputs = str(tmp_path)
+    patch.run(settings, tmp_path / "run", TRACKER)
+    assert patch.preflight(settings, tmp_path / "run").writes
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_tracks_can_come_from_a_table(raw, tmp_path):
     table = pd.read_csv(raw / "truth.csv")[["well", "site", "frame", "cell_id"]].assign(
         track_id=lambda rows: rows["cell_id"] + 50
@@ -282,6 +325,6 @@ def test_real_cells_become_patches_with_their_tracks(data_folder, tmp_path):
         found = cutting.find_cells(fov.labels(11))
         np.testing.assert_array_equal(file["table/area_px"][last], found.area_px)
         cells = pd.DataFrame({name: file[f"table/{name}"][:] for name in file["table"]})
-    recall, precision = linking.score_links(linking.link(cells), pd.read_csv(folder / "tracks.csv"))
+    recall, precision = score_links(linking.link(cells), pd.read_csv(folder / "tracks.csv"))
     assert recall > 0.98
     assert precision > 0.98

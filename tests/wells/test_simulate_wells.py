@@ -10,6 +10,7 @@ import tifffile
 
 from microlatent.systems.wells import linking
 from microlatent.systems.wells import simulate as simulated
+from tests.links import score_links
 
 SMALL = {"sites": 1, "frames": 8, "cells": 10, "size_px": 320}
 
@@ -93,7 +94,7 @@ def test_tracks_are_the_ids_and_the_tracker_finds_them(folder):
     table, _, _ = table_of(folder)
     true = pd.read_csv(folder / "B2-supps/B2-Site_0/tracks.csv")
     assert (true.groupby("trajectory")["cell_id"].nunique() == 1).all()
-    recall, precision = linking.score_links(linking.link(table, max_step_px=40), true)
+    recall, precision = score_links(linking.link(table, max_step_px=40), true)
     assert recall > 0.97
     assert precision > 0.97
 

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,26 @@ from typing import Any
 from microlatent.config import choice
 from microlatent.data.store import Store
 from microlatent.files import write_json
-
-logger = logging.getLogger(__name__)
+from microlatent.schemas import Settings
 
 UNFINISHED = "unfinished.json"
 SIMULATED = ("demo", "demo_real")  # values of data.root that name a specimen and no folder
 
 
-def raw_folder(config: Any, outputs: str) -> Path:
-    """Return the folder, or the file, of raw data; ``data.root=demo`` simulates the specimen there the first time."""
+def raw_path(config: Any, outputs: str) -> Path:
+    """Return where raw data lie, whether or not the specimen was simulated there already."""
     if config.root is None:
         raise ValueError("data.root is not set. Name the folder of raw files, or data.root=demo for the simulated specimen.")
     if config.root not in SIMULATED:
         return Path(config.root)
+    return Path(outputs).absolute() / "specimens" / f"{config.name}-{config.root}"
+
+
+def raw_folder(config: Any, outputs: str) -> Path:
+    """Return the folder, or the file, of raw data; ``data.root=demo`` simulates the specimen there the first time."""
+    path = raw_path(config, outputs)
+    if config.root not in SIMULATED:
+        return path
     module = choice("data", config.name).specimens
     specimens = import_module(module).SPECIMENS if module else {}
     if config.root not in specimens:
@@ -37,9 +44,8 @@ def raw_folder(config: Any, outputs: str) -> Path:
             f"data.root={config.root}: there is no simulated specimen of data={config.name}"
             + (f" of that name. There is {', '.join(specimens)}." if specimens else ". Name the folder of its files.")
         )
-    folder = Path(outputs).absolute() / "specimens" / f"{config.name}-{config.root}"
-    specimens[config.root](folder)
-    return folder
+    specimens[config.root](path)
+    return path
 
 
 @contextmanager
@@ -87,33 +93,8 @@ def refuse_foreign(stores: list[Store], config: Any) -> None:
             )
 
 
-def refuse_overwrite(path: Path, config: Any, overwrite: bool) -> None:
-    """Do not replace a store of other raw files unless that was asked for (``task.overwrite``).
-
-    Raises
-    ------
-    ValueError
-        The store at ``path`` was assembled from another folder than ``data.root``.
-    """
-    if not path.is_file() or overwrite:
-        return
-    try:
-        store = Store.open(path)
-    except ValueError:
-        return  # a broken store protects nothing
-    if store.origin.get("data_root") != origin_of(config):
-        raise ValueError(
-            f"{path} was assembled from {store.origin.get('data_root')}, not from data.root={config.root}. Name another "
-            "folder with data.store=..., or replace it with task.overwrite=true."
-        )
-
-
-def mark_unfinished(folder: Path, done: str, to_come: list[str]) -> None:
-    """Note beside the stores which of an assembly's are still to come, also of an earlier one; the last takes the note away.
-
-    A store is written whole, but an assembly that fails halfway leaves new stores beside old or missing ones.
-    """
-    remaining = [name for name in dict.fromkeys([*read_unfinished(folder), *to_come]) if name != done]
+def note_unfinished(folder: Path, remaining: list[str]) -> None:
+    """Note in a folder which of its parts are still to be made, so that those made before do not pass for new; none: no note."""
     if remaining:
         write_json({"remaining": remaining}, folder / UNFINISHED)
     else:
@@ -121,30 +102,13 @@ def mark_unfinished(folder: Path, done: str, to_come: list[str]) -> None:
 
 
 def read_unfinished(folder: Path) -> list[str]:
-    """Return the stores that an assembly of the folder did not come to."""
+    """Return the parts that the last task which wrote the folder did not come to."""
     note = folder / UNFINISHED
     return json.loads(note.read_text(encoding="utf-8"))["remaining"] if note.is_file() else []
 
 
-def set_aside_stale(folder: Path, names: list[str], config: Any) -> None:
-    """After all of a folder was assembled, take out of use the stores of wells or subjects that it no longer has."""
-    (folder / UNFINISHED).unlink(missing_ok=True)
-    for path in sorted(folder.glob("*.h5")):
-        if path.stem in names or path.name.startswith("."):
-            continue
-        try:
-            same = Store.open(path).origin.get("data_root") == origin_of(config)
-        except ValueError:
-            continue
-        if same:
-            path.rename(path.with_suffix(".h5.stale"))
-            logger.warning("%s is of nothing that data.root holds now, and was set aside as %s.stale.", path, path.name)
-
-
 def open_stores(config: Any, outputs: str, names: list[str] | None = None, key: str = "") -> list[Store]:
     """Open every assembled store, or those that the setting ``key`` names, in the order of their names.
-
-    ``config.store`` and ``config.root`` become absolute, so that what stands on a run finds them from anywhere.
 
     Raises
     ------
@@ -172,6 +136,23 @@ def open_stores(config: Any, outputs: str, names: list[str] | None = None, key: 
     stores = [Store.open(found[name]) for name in names or found]
     if config.store is None:
         refuse_foreign(stores, config)
-        config.store = str(folder)
-    config.root = origin_of(config)
     return stores
+
+
+def resolved(settings: Settings) -> Settings:
+    """Return the settings with absolute paths of raw files and stores: what stands on a run finds them from anywhere.
+
+    The schema of the data says in ``FILES`` which others of its settings are paths.
+    """
+    config = settings.data
+    changes: dict[str, Any] = {key: _absolute(getattr(config, key)) for key in getattr(config, "FILES", ())}
+    if getattr(config, "store", None) or (hasattr(config, "store") and getattr(config, "root", None)):
+        changes["store"] = config.store or str(store_folder(config, settings.outputs))
+        changes["root"] = origin_of(config)
+    return replace(settings, data=replace(config, **changes))
+
+
+def _absolute(path: str | list[str] | None) -> Any:
+    if isinstance(path, list):
+        return [_absolute(one) for one in path]
+    return path and str(Path(path).absolute())

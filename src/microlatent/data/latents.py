@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from microlatent.analysis.baselines import pool
+from microlatent.data.folders import store_folder
 from microlatent.data.io import pickles
 from microlatent.data.store import Moments, Store
 from microlatent.files import atomic
@@ -56,8 +57,6 @@ def open_latents(settings: Settings, task: str) -> Latents:
         )
     if path.suffix != ".pkl":
         return Latents.open(path)
-    from microlatent.data.folders import store_folder
-
     return Latents.open(path, store_folder(settings.data, settings.outputs))
 
 

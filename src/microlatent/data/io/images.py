@@ -21,7 +21,7 @@ import numpy as np
 from microlatent.data.io.image_files import ImageFile, open_image
 from microlatent.data.io.ome_zarr.metadata import is_zarr
 from microlatent.data.io.ome_zarr.plate import places
-from microlatent.data.io.paths import NUMBER, TEXT, matches, natural, nothing_found
+from microlatent.data.io.paths import NUMBER, TEXT, find_paths, natural, nothing_found
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def find_fields(
         raise FileNotFoundError(f"data.root is {root}, but there is no such folder. Give the folder above the images and masks.")
     groups: dict[tuple[str, str], dict[tuple[int, str], Path]] = {}
     numbered, num_found = "{frame}" in pattern, 0
-    for path, found in matches(root, pattern, key, FIELDS):
+    for path, found in find_paths(root, pattern, key, FIELDS):
         inside = _plate_places(path) if is_zarr(path) else []
         for well_of, site_of, image in inside or [(None, None, path)]:
             name = found.get("well") or found.get("row", "") + found.get("column", "") or well_of or well

@@ -15,7 +15,7 @@ from microlatent.data.io.ome_zarr.metadata import is_zarr
 TEXT, NUMBER = r"[^/]+?", r"\d+"
 
 
-def matches(root: Path, pattern: str, key: str, fields: dict[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
+def find_paths(root: Path, pattern: str, key: str, fields: dict[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield the files and zarr folders below ``root`` whose path matches, with the fields read from it, in natural order.
 
     Parameters

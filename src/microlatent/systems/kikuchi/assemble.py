@@ -8,28 +8,17 @@ the scan (x, y, true_...) joins the table, for specimens whose truth is known.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import xxhash
 
-from microlatent.config import plain
-from microlatent.data.folders import (
-    mark_unfinished,
-    origin_of,
-    preflight_outputs,
-    raw_folder,
-    refuse_overwrite,
-    set_aside_stale,
-    store_folder,
-)
+from microlatent.data.assembling import Plan, Unit, Written, as_task, origin
+from microlatent.data.folders import raw_folder
 from microlatent.data.store import StoreWriter
-from microlatent.files import write_csv
 from microlatent.progress import track
-from microlatent.provenance import collect_provenance
-from microlatent.results import Preflight
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi.ebsd import find_scans
 from microlatent.systems.kikuchi.ebsd.scan import Scan
@@ -40,25 +29,21 @@ NAMED = ("true_grain", "true_phase")  # columns of truth that are names and no a
 BLOCK = 2048  # patterns that are measured and written at a time
 
 
-def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
-    """Assemble every chosen scan."""
-    root, folder = raw_folder(settings.data, settings.outputs), store_folder(settings.data, settings.outputs)
-    scans = scans_with_patterns(settings, root)
-    for scan in scans:
-        refuse_overwrite(folder / f"{scan.name}.h5", settings.data, settings.task.overwrite)
-    summary, names = [], [scan.name for scan in scans]
-    for number, scan in enumerate(scans, 1):
-        path = folder / f"{scan.name}.h5"
-        facts = assemble(scan, path, root, settings)
-        logger.info("%s (%s): %d patterns of %s px -> %s", scan.name, scan.format, facts["patterns"], facts["pattern_px"], path)
-        summary.append({"scan": scan.name, "format": scan.format, **facts, "store": str(path)})
-        mark_unfinished(folder, scan.name, names[number:])
-    if settings.data.scans is None:
-        set_aside_stale(folder, names, settings.data)
-    table = pd.DataFrame(summary)
-    write_csv(table, out / "tables" / "scans.csv")
-    tracker.table("scans", table)
-    return {"scans": len(table), "patterns": int(table["patterns"].sum()), "left_out": int(table["left_out"].sum())}
+def plan(settings: Settings, outputs: str, out: Path) -> Plan:
+    """Find the chosen scans, and settle how the patterns of each are preprocessed."""
+    root = raw_folder(settings.data, outputs)
+    steps = [Preprocessing(scan, settings.task) for scan in scans_with_patterns(settings, root)]
+    return Plan(
+        units=[_unit(one, root, settings) for one in steps],
+        table="scans",
+        sums=("patterns", "left_out"),
+        whole=settings.data.scans is None,
+        notes=[f"{one.scan.name}: {_described(one)}." for one in steps],
+        trial=lambda: [next(one.blocks()) for one in steps],
+    )
+
+
+run, preflight = as_task(plan)
 
 
 def scans_with_patterns(settings: Settings, root: Path) -> list[Scan]:
@@ -82,15 +67,37 @@ def scans_with_patterns(settings: Settings, root: Path) -> list[Scan]:
     return scans
 
 
-def assemble(scan: Scan, path: Path, root: Path, settings: Settings) -> dict[str, Any]:
-    """Write one scan's store and return what is in it; memory holds some rows of the map.
+def _unit(preprocessing: Preprocessing, root: Path, settings: Settings) -> Unit:
+    scan = preprocessing.scan
+    truth_file(scan)
+    scan.read(np.arange(1))  # so that a scan that cannot be read is refused before the first is assembled
+    num, (rows, columns), raw_px = len(scan.points), scan.map_shape, "x".join(map(str, scan.pattern_shape))
+    return Unit(
+        name=scan.name,
+        reads=[
+            f"{scan.name} ({scan.format}): {rows} x {columns} points, {num} patterns of {raw_px} px, columns "
+            f"{', '.join(scan.points)}"
+        ],
+        write=partial(assemble, preprocessing, root=root, settings=settings),
+        size_mb=num * np.prod(preprocessing.shape_px) * stored_dtype(scan, preprocessing).itemsize / 1e6,
+        memory_mb=preprocessing.memory_mb(),
+        seconds=num * np.prod(scan.pattern_shape) / 2e7,
+    )
+
+
+def _described(preprocessing: Preprocessing) -> str:
+    return ", ".join(f"{key} {value}" for key, value in preprocessing.describe().items() if value is not None)
+
+
+def assemble(preprocessing: Preprocessing, path: Path, *, root: Path, settings: Settings) -> Written:
+    """Write one scan's store; memory holds some rows of the map.
 
     Raises
     ------
     ValueError
         No pattern is left, or ``task.bad_patterns=refuse`` and some are NaN or constant.
     """
-    task, preprocessing = settings.task, Preprocessing(scan, settings.task)
+    scan = preprocessing.scan
     dtype, num_blocks = stored_dtype(scan, preprocessing), -(-len(scan.points) // BLOCK)
     points, truth = with_truth(scan)
     digest, left_out = xxhash.xxh3_128(), []
@@ -103,15 +110,14 @@ def assemble(scan: Scan, path: Path, root: Path, settings: Settings) -> dict[str
                 kept = np.ascontiguousarray(patterns[~bad][:, None], dtype)
                 digest.update(kept.data)
                 writer.append(kept, table)
-        _say_left_out(left_out, scan, task.bad_patterns, len(left_out) == len(points))
+        _say_left_out(left_out, scan, settings.task.bad_patterns, len(left_out) == len(points))
         table = writer.table
         writer.finish(
             table,
             name=scan.name,
             channels=["pattern"],
-            origin={
-                "root": str(root),
-                "data_root": origin_of(settings.data),
+            origin=origin(settings, root)
+            | {
                 "format": scan.format,
                 "files": [str(file) for file in scan.files],
                 "map_shape": list(scan.map_shape),
@@ -125,21 +131,15 @@ def assemble(scan: Scan, path: Path, root: Path, settings: Settings) -> dict[str
                 "truth": truth,
                 "left_out": len(left_out),
                 "digest": digest.hexdigest(),
-                "birth": collect_provenance(plain(settings)),
             },
         )
-    return {
-        "patterns": len(table),
-        "left_out": len(left_out),
-        "rows": scan.map_shape[0],
-        "columns": scan.map_shape[1],
-        "raw_px": "x".join(map(str, scan.pattern_shape)),
-        "pattern_px": "x".join(map(str, preprocessing.shape_px)),
-        "quality": scan.quality or "image_quality",
-        "elements": ", ".join(name.removeprefix("element_") for name in scan.elements),
-        "image_quality": round(float(table["image_quality"].mean()), 4),
-        "neighbour_similarity": round(float(table["neighbour_similarity"].mean()), 4),
-    }
+    row = {"scan": scan.name, "format": scan.format, "patterns": len(table), "left_out": len(left_out)}
+    row |= {"rows": scan.map_shape[0], "columns": scan.map_shape[1]}
+    row |= {"raw_px": "x".join(map(str, scan.pattern_shape)), "pattern_px": "x".join(map(str, preprocessing.shape_px))}
+    row |= {"quality": scan.quality or "image_quality"}
+    row |= {"elements": ", ".join(name.removeprefix("element_") for name in scan.elements)}
+    row |= {name: round(float(table[name].mean()), 4) for name in ("image_quality", "neighbour_similarity")}
+    return [row], f"{scan.name} ({scan.format}): {len(table)} patterns of {row['pattern_px']} px"
 
 
 def stored_dtype(scan: Scan, preprocessing: Preprocessing) -> np.dtype:
@@ -195,27 +195,3 @@ def _say_left_out(left_out: list[str], scan: Scan, how: str, nothing_left: bool)
         )
     if left_out:
         logger.warning("%s: %d patterns are NaN or constant and left out, at (x, y) %s.", scan.name, len(left_out), some)
-
-
-def preflight(settings: Settings, out: Path) -> Preflight:
-    """Open every scan, read and preprocess the first block, and estimate the stores."""
-    with preflight_outputs(settings.data, settings.outputs) as outputs:
-        root, folder, plan = raw_folder(settings.data, outputs), store_folder(settings.data, settings.outputs), Preflight()
-        for scan in scans_with_patterns(settings, root):
-            preprocessing = Preprocessing(scan, settings.task)
-            next(preprocessing.blocks())
-            path = folder / f"{scan.name}.h5"
-            refuse_overwrite(path, settings.data, settings.task.overwrite)
-            rows, columns = scan.map_shape
-            plan.reads.append(
-                f"{scan.name} ({scan.format}): {rows} x {columns} points, {len(scan.points)} patterns of "
-                f"{'x'.join(map(str, scan.pattern_shape))} px, columns {', '.join(scan.points)}"
-            )
-            done = ", ".join(f"{key} {value}" for key, value in preprocessing.describe().items() if value is not None)
-            plan.notes.append(f"{scan.name}: {done}.")
-            plan.writes.append(str(path))
-            pattern_mb = np.prod(preprocessing.shape_px) * stored_dtype(scan, preprocessing).itemsize / 1e6
-            plan.disk_mb += 2 * len(scan.points) * pattern_mb  # the pixels stand twice until the store is renamed
-            plan.seconds = (plan.seconds or 0.0) + len(scan.points) * np.prod(scan.pattern_shape) / 2e7
-            plan.memory_mb = max(plan.memory_mb, preprocessing.memory_mb())
-        return plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from microlatent.schemas.checks import MISSING, NORMALISATIONS, at_least, distinct, one_of, within
 
@@ -10,6 +11,8 @@ from microlatent.schemas.checks import MISSING, NORMALISATIONS, at_least, distin
 @dataclass(kw_only=True)
 class KikuchiConfig:
     """EBSD scans of Kikuchi patterns (``systems/kikuchi/source.py``)."""
+
+    FILES: ClassVar = ("maps", "keep")  # settings that name files besides the raw ones and the stores
 
     name: str = MISSING
     root: str | None = None  # a scan's file, a folder of scans or of pattern images; "demo" or "demo_real" simulate one

@@ -106,8 +106,6 @@ def full_field(store: Store, table: pd.DataFrame) -> pd.DataFrame:
 def open_source(settings: Settings) -> KikuchiPatterns:
     """Open the stores of the chosen scans as one source of patterns."""
     config: KikuchiConfig = settings.data
-    config.maps = [str(Path(path).absolute()) for path in config.maps]  # what stands on a run finds them from anywhere
-    config.keep = config.keep and str(Path(config.keep).absolute())
     return KikuchiPatterns(open_stores(config, settings.outputs, config.scans, "data.scans"), config)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,21 +13,11 @@ import xxhash
 from scipy import ndimage
 
 from microlatent.analysis.threshold import otsu
-from microlatent.config import plain
-from microlatent.data.folders import (
-    mark_unfinished,
-    origin_of,
-    preflight_outputs,
-    raw_folder,
-    refuse_overwrite,
-    set_aside_stale,
-    store_folder,
-)
+from microlatent.data.assembling import Plan, Unit, Written, as_task, origin
+from microlatent.data.folders import raw_folder
 from microlatent.data.store import StoreWriter
 from microlatent.files import atomic, write_csv
 from microlatent.progress import track
-from microlatent.provenance import collect_provenance
-from microlatent.results import Preflight
 from microlatent.schemas import Settings
 from microlatent.systems.partitions.files import TissueImage, find_images
 from microlatent.systems.partitions.schema import AssemblePartitionsConfig
@@ -35,51 +25,62 @@ from microlatent.systems.partitions.source import cut, gather, refuse_small
 
 logger = logging.getLogger(__name__)
 BLOCK = 512  # partitions that memory holds beside the image they are cut from
-SAID_SUBJECTS = 6  # that a preflight describes one by one
 SMOOTHING_PX = 1.0  # standard deviation of the Gaussian by which single bright pixels are no foreground
 
 
-def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
-    """Assemble every chosen subject."""
-    root, folder = raw_folder(settings.data, settings.outputs), store_folder(settings.data, settings.outputs)
+def plan(settings: Settings, outputs: str, out: Path) -> Plan:
+    """Find the images of the chosen subjects, and refuse those too small for a partition."""
+    task, root = settings.task, raw_folder(settings.data, outputs)
     images = find_images(root, settings.data)
-    refuse_small(images, settings.task.size, _remedy(images))
+    refuse_small(images, task.size, _remedy(images))
     _warn_of_unlike_subjects(images)
-    subjects = [(subject, list(part)) for subject, part in groupby(images, key=lambda image: image.subject)]
-    for subject, _ in subjects:
-        refuse_overwrite(folder / f"{subject}.h5", settings.data, settings.task.overwrite)
-    reference = ReferenceFiles(out / "reference") if settings.task.reference_files else None
-    summary, names = [], [subject for subject, _ in subjects]
-    for number, (subject, part) in enumerate(subjects, 1):
-        path = folder / f"{subject}.h5"
-        facts = assemble(part, path, root, settings, reference)
-        logger.info(
-            "%s: %d partitions of %d channels from %d images, %d left out -> %s",
-            *(subject, facts["partitions"], facts["channels"], facts["images"], facts["left_out"], path),
-        )
-        summary.append({"subject": subject, **facts, "store": str(path)})
-        mark_unfinished(folder, subject, names[number:])
-    if settings.data.subjects is None:
-        set_aside_stale(folder, names, settings.data)
-    if reference:
-        reference.finish()
-    table = pd.DataFrame(summary)
-    write_csv(table, out / "tables" / "subjects.csv")
-    tracker.table("subjects", table)
-    return {"subjects": len(table)} | {key: int(table[key].sum()) for key in ("images", "partitions", "left_out")}
+    reference = ReferenceFiles(out / "reference") if task.reference_files else None
+    subjects = {subject: list(part) for subject, part in groupby(images, key=lambda image: image.subject)}
+    note = f"Partitions with less than {task.min_foreground:.0%} of foreground will be left out of these."
+    return Plan(
+        units=[_unit(subject, part, root, settings, reference) for subject, part in subjects.items()],
+        table="subjects",
+        sums=("images", "partitions", "left_out"),
+        whole=settings.data.subjects is None,
+        reads=[f"{len(images)} images, channels {images[0].channels}"],
+        writes=[str(out / "reference" / "data_partition_<i>.npy")] if reference else [],
+        notes=[note] if task.min_foreground else [],
+        trial=images[0].read,
+    )
+
+
+run, preflight = as_task(plan)
+
+
+def _unit(subject: str, images: list[TissueImage], root: Path, settings: Settings, reference: ReferenceFiles | None) -> Unit:
+    task = settings.task
+    count = sum(len(cut(image.shape_px, task.size, task.overlap, task.remainder)) for image in images)
+    sizes = sorted({f"{image.shape_px[0]} x {image.shape_px[1]}" for image in images})
+    some = ", ".join(sizes[:3]) + " ..." * (len(sizes) > 3)
+    pixel_bytes = len(images[0].channels) * np.result_type(*(image.dtype for image in images)).itemsize
+    size_mb = count * task.size**2 * pixel_bytes / 1e6
+    largest = max(len(image.channels) * image.shape_px[0] * image.shape_px[1] * image.dtype.itemsize for image in images)
+    return Unit(
+        name=subject,
+        reads=[f"{subject}: {len(images)} images of {some} px, {count} partitions"],
+        write=partial(assemble, images, root=root, settings=settings, reference=reference),
+        size_mb=size_mb,
+        memory_mb=250 + 3 * largest / 1e6,
+        seconds=size_mb / 60,
+    )
 
 
 def assemble(
-    images: list[TissueImage], path: Path, root: Path, settings: Settings, reference: ReferenceFiles | None = None
-) -> dict[str, Any]:
-    """Write one subject's store and return what is in it; memory holds one image and one block of partitions.
+    images: list[TissueImage], path: Path, *, root: Path, settings: Settings, reference: ReferenceFiles | None = None
+) -> Written:
+    """Write one subject's store; memory holds one image and one block of partitions.
 
     Raises
     ------
     ValueError
         Every partition has less foreground than ``task.min_foreground``.
     """
-    task, data, subject = settings.task, settings.data, images[0].subject
+    task, subject = settings.task, images[0].subject
     dtype = np.result_type(*(image.dtype for image in images))
     digest, left_out, shares = xxhash.xxh3_128(), 0, []
     with StoreWriter(path, dtype) as writer:
@@ -111,9 +112,8 @@ def assemble(
             channels=images[0].channels,
             pixel_um=pixel_um,
             patch_pixel_um=pixel_um,
-            origin={
-                "root": str(root),
-                "data_root": origin_of(data),
+            origin=origin(settings, root)
+            | {
                 "images": {
                     image.image: {"shape_px": list(image.shape_px), "dtype": str(image.dtype), "file": str(image.path)}
                     for image in images
@@ -126,7 +126,6 @@ def assemble(
                 "files": sum(len(image.files) for image in images),
                 "bytes": sum(file.stat().st_size for image in images for file in image.files if file.is_file()),
                 "digest": digest.hexdigest(),
-                "birth": collect_provenance(plain(settings)),
             },
         )
     if left_out:
@@ -134,14 +133,12 @@ def assemble(
             "%s: %d of %d partitions have less foreground than %g and are left out.",
             *(subject, left_out, left_out + len(table), task.min_foreground),
         )
-    return {
-        "images": len(images),
-        "partitions": len(table),
-        "left_out": left_out,
-        "channels": len(images[0].channels),
-        "mean_foreground": round(float(np.concatenate(shares).mean()), 4),
-        "pixel_um": pixel_um,
-    }
+    if reference:
+        reference.write_manifest()
+    row = {"subject": subject, "images": len(images), "partitions": len(table), "left_out": left_out}
+    row |= {"channels": len(images[0].channels), "mean_foreground": round(float(np.concatenate(shares).mean()), 4)}
+    said = f"{subject}: {len(table)} partitions of {len(images[0].channels)} channels from {len(images)} images"
+    return [row | {"pixel_um": pixel_um}], f"{said}, {left_out} left out"
 
 
 def foreground(pixels: np.ndarray, corners: np.ndarray, task: AssemblePartitionsConfig) -> np.ndarray:
@@ -173,8 +170,8 @@ class ReferenceFiles:
         about |= {"rows": image.shape_px[0], "columns": image.shape_px[1], "partitions": len(corners)}
         self.rows.append(about | {"size": task.size, "overlap": task.overlap, "remainder": task.remainder})
 
-    def finish(self) -> None:
-        """Write the manifest."""
+    def write_manifest(self) -> None:
+        """Say which image is which file, of all that were written so far."""
         write_csv(pd.DataFrame(self.rows), self.folder / "manifest.csv")
 
 
@@ -229,42 +226,3 @@ def _remedy(images: list[TissueImage]) -> str:
     fits = min(min(image.shape_px) for image in images)
     smaller = f"Choose task.size={2 ** int(np.log2(fits))} or less, or take" if fits >= 8 else "Take"
     return f"{smaller} the image away. If its rows or columns are channels, save it as (channels, rows, columns)."
-
-
-def preflight(settings: Settings, out: Path) -> Preflight:
-    """Open the files of every image, read the first, and estimate the stores."""
-    with preflight_outputs(settings.data, settings.outputs) as outputs:
-        return _preflight(settings, raw_folder(settings.data, outputs), out)
-
-
-def _preflight(settings: Settings, root: Path, out: Path) -> Preflight:
-    task, folder, plan = settings.task, store_folder(settings.data, settings.outputs), Preflight()
-    images = find_images(root, settings.data)
-    refuse_small(images, task.size, _remedy(images))
-    _warn_of_unlike_subjects(images)
-    images[0].read()
-    subjects = [(subject, list(part)) for subject, part in groupby(images, key=lambda image: image.subject)]
-    for number, (subject, part) in enumerate(subjects):
-        count = sum(len(cut(image.shape_px, task.size, task.overlap, task.remainder)) for image in part)
-        sizes = sorted({f"{image.shape_px[0]} x {image.shape_px[1]}" for image in part})
-        if number < SAID_SUBJECTS:
-            size = ", ".join(sizes[:3]) + " ..." * (len(sizes) > 3)
-            plan.reads.append(f"{subject}: {len(part)} images of {size} px, {count} partitions")
-        path = folder / f"{subject}.h5"
-        refuse_overwrite(path, settings.data, task.overwrite)
-        if number < SAID_SUBJECTS:
-            plan.writes.append(str(path))
-        partition_mb = len(part[0].channels) * task.size**2 * np.result_type(*(image.dtype for image in part)).itemsize / 1e6
-        plan.disk_mb += 2 * count * partition_mb  # the pixels stand twice until the store is renamed
-        plan.seconds = (plan.seconds or 0.0) + count * partition_mb / 60
-    if len(subjects) > SAID_SUBJECTS:
-        plan.reads.append(f"... {len(images)} images of {len(subjects)} subjects in all")
-        plan.writes.append(f"... {len(subjects)} stores in all")
-    plan.reads.append(f"channels {images[0].channels}")
-    largest = max(len(image.channels) * image.shape_px[0] * image.shape_px[1] * image.dtype.itemsize for image in images)
-    plan.memory_mb = 250 + 3 * largest / 1e6
-    if task.min_foreground:
-        plan.notes.append(f"Partitions with less than {task.min_foreground:.0%} of foreground will be left out of these.")
-    if task.reference_files:
-        plan.writes.append(str(out / "reference" / "data_partition_<i>.npy"))
-    return plan

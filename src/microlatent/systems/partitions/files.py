@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from microlatent.data.io.image_files import ImageFile, is_known, open_image
-from microlatent.data.io.paths import TEXT, matches, named, natural, nothing_found
+from microlatent.data.io.paths import TEXT, find_paths, named, natural, nothing_found
 from microlatent.systems.partitions.schema import PartitionsConfig
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _grouped(root: Path, config: PartitionsConfig) -> dict[tuple[str, str], dict
         )
     last = re.search(r"{(\w+)}\.\*$", pattern)
     last = last[1] if last and pattern.count("{" + last[1] + "}") == 1 else None
-    for path, found in matches(root, pattern.removesuffix(".*") if last else pattern, KEY, FIELDS):
+    for path, found in find_paths(root, pattern.removesuffix(".*") if last else pattern, KEY, FIELDS):
         if not is_known(path):
             unknown.append(str(path.relative_to(root)))
             continue

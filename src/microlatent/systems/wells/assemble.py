@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,24 +12,14 @@ import torch
 import xxhash
 from torch.nn.functional import interpolate
 
-from microlatent.config import plain
-from microlatent.data.folders import (
-    mark_unfinished,
-    origin_of,
-    preflight_outputs,
-    refuse_overwrite,
-    set_aside_stale,
-    store_folder,
-)
+from microlatent.data.assembling import Plan, Unit, Written, as_task, origin
 from microlatent.data.relations import label, relate
 from microlatent.data.store import StoreWriter
-from microlatent.files import write_csv, write_pickle
+from microlatent.files import write_pickle
 from microlatent.progress import track
-from microlatent.provenance import collect_provenance
-from microlatent.results import Preflight
 from microlatent.schemas import Settings
 from microlatent.systems.wells.files import RawFrame, RawWell, find_wells
-from microlatent.systems.wells.schema import AssembleWellsConfig
+from microlatent.systems.wells.schema import AssembleWellsConfig, WellsConfig
 from microlatent.systems.wells.source import assembly_folder
 
 logger = logging.getLogger(__name__)
@@ -39,41 +29,50 @@ class Fractional(Exception):
     """A patch turned out to hold fractions of a count after the store had begun with whole numbers."""
 
 
-def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
-    """Assemble every chosen well."""
-    root = assembly_folder(settings.data, settings.outputs)
-    folder = store_folder(settings.data, settings.outputs)
-    numbers: dict[str, float] = {"wells": 0, "patches": 0, "skipped": 0, "trajectories": 0}
-    summary, wells = [], find_wells(root, settings.data.wells, settings.data.sites, settings.data.channel_names)
-    names = [well.name for well in wells]
-    for number, well in enumerate(wells, 1):
-        path = folder / f"{well.name}.h5"
-        refuse_overwrite(path, settings.data, settings.task.overwrite)
-        facts = assemble(well, path, root, settings, out)
-        logger.info(
-            "%s: %d patches of %d channels, %d trajectories -> %s",
-            well.name,
-            facts["patches"],
-            facts["channels"],
-            facts["trajectories"],
-            path,
-        )
-        summary.append({"well": well.name, **facts, "store": str(path)})
-        mark_unfinished(folder, well.name, names[number:])
-        for key in ("patches", "skipped", "trajectories"):
-            numbers[key] += facts[key]
-        numbers["wells"] += 1
-    if settings.data.wells is None and settings.data.sites is None:
-        set_aside_stale(folder, names, settings.data)
-    table = pd.DataFrame(summary)
-    write_csv(table, out / "tables" / "wells.csv")
-    tracker.table("wells", table)
-    return numbers
+def plan(settings: Settings, outputs: str, out: Path) -> Plan:
+    """Find the chosen wells, and read the first frame of each."""
+    data, root = settings.data, assembly_folder(settings.data, outputs)
+    wells = find_wells(root, data.wells, data.sites, data.channel_names)
+    reference = out / "reference" if settings.task.reference_files else None
+    return Plan(
+        units=[_unit(well, root, settings, reference) for well in wells],
+        table="wells",
+        sums=("patches", "skipped", "trajectories"),
+        whole=data.wells is None and data.sites is None,
+        writes=[str(reference / f"{well.name}_*.pkl") for well in wells] if reference else [],
+    )
 
 
-def assemble(well: RawWell, path: Path, root: Path, settings: Settings, out: Path | None = None) -> dict[str, float]:
-    """Write one well's store and return its counts; ``out`` receives the reference's pickles if they are asked for."""
-    task, data = settings.task, settings.data
+run, preflight = as_task(plan)
+
+
+def _unit(well: RawWell, root: Path, settings: Settings, reference: Path | None) -> Unit:
+    task, channels = settings.task, _chosen_channels(well, settings.data)
+    frame = next(well.frames(channels, task.patch_type, task.masks), None)
+    if frame is None:
+        raise ValueError(f"Well {well.name} in {root} has no cell in any of its {len(well.files)} files.")
+    frames = max(1, sum(file.suffix == ".pkl" and file.stem.startswith("stacks") for file in well.files))
+    patches = max(sum(len(steps) for _, steps in well.trajectories), len(frame.table) * frames)
+    return Unit(
+        name=well.name,
+        reads=[
+            f"{well.name}: {len(well.files)} files, channels {well.channels}, window {well.window_px} px, about {patches} patches"
+        ],
+        write=partial(assemble, well, root=root, settings=settings, reference=reference),
+        size_mb=patches * len(channels) * task.patch_px**2 * _dtype(well, task).itemsize / 1e6,
+        memory_mb=200 + 4 * frame.images.nbytes / 1e6,
+        seconds=patches / 2000,
+    )
+
+
+def _chosen_channels(well: RawWell, data: WellsConfig) -> list[int]:
+    """Return where the channels of ``data.channels`` lie in a well's files.
+
+    Raises
+    ------
+    ValueError
+        The well lacks one.
+    """
     names = data.channels or well.channels
     missing = [name for name in names if name not in well.channels]
     if missing or not names:
@@ -81,12 +80,16 @@ def assemble(well: RawWell, path: Path, root: Path, settings: Settings, out: Pat
             f"data.channels names {missing or names}, but well {well.name} has {well.channels}. Name the raw channels in their "
             "order with data.channel_names=[...]."
         )
-    channels = [well.channels.index(name) for name in names]
-    dtype = _dtype(well, task)
+    return [well.channels.index(name) for name in names]
+
+
+def assemble(well: RawWell, path: Path, *, root: Path, settings: Settings, reference: Path | None = None) -> Written:
+    """Write one well's store; the folder ``reference`` receives the reference's pickles if it is given."""
+    dtype = _dtype(well, settings.task)
     try:
-        return _assemble(well, path, root, settings, out, names, channels, dtype)
+        return _assemble(well, path, root, settings, reference, dtype)
     except Fractional:
-        return _assemble(well, path, root, settings, out, names, channels, np.dtype(np.float32))
+        return _assemble(well, path, root, settings, reference, np.dtype(np.float32))
 
 
 def _dtype(well: RawWell, task: AssembleWellsConfig) -> np.dtype:
@@ -97,17 +100,8 @@ def _dtype(well: RawWell, task: AssembleWellsConfig) -> np.dtype:
     return np.dtype(well.camera_dtype or np.uint16)
 
 
-def _assemble(
-    well: RawWell,
-    path: Path,
-    root: Path,
-    settings: Settings,
-    out: Path | None,
-    names: list[str],
-    channels: list[int],
-    dtype: np.dtype,
-) -> dict[str, float]:
-    task, data = settings.task, settings.data
+def _assemble(well: RawWell, path: Path, root: Path, settings: Settings, reference: Path | None, dtype: np.dtype) -> Written:
+    task, data, channels = settings.task, settings.data, _chosen_channels(well, settings.data)
     skipped, rounding, exact = [], [], []
     digest = xxhash.xxh3_128()  # blake2b would take a third of the time of assembling
     with StoreWriter(path, dtype) as writer:
@@ -123,7 +117,7 @@ def _assemble(
             images, table = images[good], frame.table[good]
             if not len(images):
                 continue
-            if task.reference_files:
+            if reference:
                 exact.append(images)
             if dtype.kind == "u":
                 images = _rounded(images, dtype, task, rounding)
@@ -143,30 +137,24 @@ def _assemble(
             name=well.name,
             relations=relations,
             trajectory_lengths=lengths,
-            channels=names,
+            channels=[well.channels[channel] for channel in channels],
             pixel_um=pixel_um,
             frame_min=data.frame_min or well.frame_min,
             patch_pixel_um=pixel_um * well.window_px / task.patch_px if pixel_um else None,
-            origin={
-                "root": str(root),
-                "data_root": origin_of(data),
+            origin=origin(settings, root)
+            | {
                 "files": len(well.files),
                 "bytes": sum(file.stat().st_size for file in well.files),
                 "digest": digest.hexdigest(),
                 "skipped": skipped[:100],
-                "birth": collect_provenance(plain(settings)),
             },
         )
     _report(well, skipped, rounding)
-    if task.reference_files and out is not None:
-        write_reference_files(out / "reference", well.name, np.concatenate(exact), table, relations)
-    return {
-        "patches": len(table),
-        "channels": len(names),
-        "trajectories": len(lengths),
-        "relations": len(relations) - len(table),
-        "skipped": len(skipped),
-    }
+    if reference:
+        write_reference_files(reference, well.name, np.concatenate(exact), table, relations)
+    row = {"well": well.name, "patches": len(table), "channels": len(channels), "trajectories": len(lengths)}
+    row |= {"relations": len(relations) - len(table), "skipped": len(skipped)}
+    return [row], f"{well.name}: {len(table)} patches of {len(channels)} channels, {len(lengths)} trajectories"
 
 
 def resample(images: np.ndarray, side: int) -> np.ndarray:
@@ -250,32 +238,3 @@ def write_reference_files(folder: Path, well: str, patches: np.ndarray, table: p
     pairs = {(first, second): code for first, second, code in relations.tolist()}
     write_pickle(pairs, folder / f"{well}_static_patches_relations.pkl")
     write_pickle(table["label"].to_numpy(np.int32), folder / f"{well}_static_patches_labels.pkl")
-
-
-def preflight(settings: Settings, out: Path) -> Preflight:
-    """Open the raw files of every well and estimate the stores."""
-    with preflight_outputs(settings.data, settings.outputs) as outputs:
-        return _preflight(settings, assembly_folder(settings.data, outputs))
-
-
-def _preflight(settings: Settings, root: Path) -> Preflight:
-    folder = store_folder(settings.data, settings.outputs)
-    task, plan = settings.task, Preflight()
-    for well in find_wells(root, settings.data.wells, settings.data.sites, settings.data.channel_names):
-        names = settings.data.channels or well.channels
-        index = [well.channels.index(name) for name in names if name in well.channels]
-        if len(index) < len(names):
-            raise ValueError(f"data.channels names {names}, but well {well.name} has {well.channels}.")
-        frame = next(well.frames(index, task.patch_type, task.masks))
-        frames = max(1, sum(file.suffix == ".pkl" and file.stem.startswith("stacks") for file in well.files))
-        patches = max(sum(len(steps) for _, steps in well.trajectories), len(frame.table) * frames)
-        patch_mb = len(names) * task.patch_px**2 * _dtype(well, task).itemsize / 1e6
-        plan.reads.append(
-            f"{well.name}: {len(well.files)} files, channels {well.channels}, window {well.window_px} px, about {patches} patches"
-        )
-        plan.writes.append(str(folder / f"{well.name}.h5"))
-        plan.disk_mb += 2 * patches * patch_mb  # the pixels stand twice until the store is renamed
-        plan.memory_mb = max(plan.memory_mb, 200 + 4 * frame.images.nbytes / 1e6)
-        plan.seconds = (plan.seconds or 0) + patches / 2000
-        refuse_overwrite(folder / f"{well.name}.h5", settings.data, task.overwrite)
-    return plan

@@ -21,7 +21,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from microlatent.data.folders import read_unfinished
 from microlatent.data.io import pickles
+from microlatent.data.io.paths import natural
 
 Trajectory = tuple[str, list[tuple[int, int]]]  # name <site>/<i>, and its (frame, cell_id) in increasing frame
 
@@ -32,11 +34,6 @@ class RawFrame(NamedTuple):
     table: pd.DataFrame  # n rows: key, well, site, frame, cell_id, y_px, x_px, and what else is known of each cell
     images: np.ndarray  # (n, C, W, W)
     masks: np.ndarray | None  # (n, 1, W, W), 1 on the cell's enlarged mask
-
-
-def natural(name: str) -> list[Any]:
-    """Sort key by which Site_2 comes before Site_10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def channel_names(given: list[str] | None, known: list[str] | None, count: int, source: Path) -> list[str]:
@@ -295,6 +292,12 @@ def find_wells(root: Path, wells: list[str] | None, sites: list[str] | None, giv
     if missing:
         raise ValueError(f"data.wells names {missing}, but {root} holds {known}.")
     chosen = wells or known
+    uncut = [name for name in read_unfinished(root) if _is_of(name, chosen, sites)]
+    if uncut:
+        raise ValueError(
+            f"{root} is half cut: the last task=patch ended before {', '.join(uncut)}. Run task=patch again, or choose what is "
+            "whole with data.wells or data.sites."
+        )
     opened = []
     found_sites: set[str] = set()
     for well in chosen:
@@ -317,3 +320,9 @@ def find_wells(root: Path, wells: list[str] | None, sites: list[str] | None, giv
             "A site belongs to one well: name that well in data.wells too."
         )
     return opened
+
+
+def _is_of(name: str, wells: list[str], sites: list[str] | None) -> bool:
+    """Return whether <well>/<site> is among those that were chosen."""
+    well, _, site = name.partition("/")
+    return well in wells and (sites is None or site in sites)

@@ -17,16 +17,16 @@ from scipy import ndimage
 
 from microlatent import figures
 from microlatent.config import plain
-from microlatent.data.folders import preflight_outputs, raw_folder
+from microlatent.data.folders import note_unfinished, preflight_outputs, raw_folder, raw_path, read_unfinished
 from microlatent.data.io.images import Pair, find_fields, join
 from microlatent.files import write_csv, write_json
 from microlatent.progress import track
 from microlatent.provenance import collect_provenance
 from microlatent.results import Preflight
 from microlatent.schemas import Settings
-from microlatent.systems.wells.patches import Frame, NoCells, SiteCells, cut_frame, site_folder, write_site
+from microlatent.systems.wells.patches import Frame, NoCells, SiteCells, cut_frame, refuse_unlike, site_folder, write_site
 from microlatent.systems.wells.schema import PatchConfig
-from microlatent.systems.wells.source import patches_folder
+from microlatent.systems.wells.source import MADE_FROM, patches_folder
 
 logger = logging.getLogger(__name__)
 HOW = {
@@ -63,45 +63,22 @@ class Site:
         number, mask_number = self.pair.frames[index]
         return Frame(number, self.pair.images.frame(number), self.pair.masks.labels(mask_number))
 
+    def close(self) -> None:
+        """Close the files that are open."""
+        self.pair.images.close()
+        self.pair.masks.close()
+
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Cut every chosen site; return how many frames, cells, tracks there were, and cells skipped at the boundary."""
     task: PatchConfig = settings.task
     root = raw_folder(settings.data, settings.outputs)
-    sites, notes = find_sites(settings, root)
+    sites, notes, folder = planned(settings, root)
     for note in notes:
         logger.warning(note)
-    folder = Path(task.out) if task.out else patches_folder(root, settings.outputs)
-    _claim(folder, root, collect_provenance(plain(settings)))
-    done: list[tuple[Site, SiteCells]] = []
-    for site in sites:
-        target = site_folder(folder, site.well, site.name)
-        try:
-            cut = write_site(
-                target,
-                track(_frames(site), f"Cutting {site.name}", total=len(site.pair.frames)),
-                task,
-                **{"well": site.well, "site": site.name, "channels": site.channels, "tracks": site.tracks, "truth": site.truth},
-                **{"pixel_um": site.pixel_um, "frame_min": site.frame_min},
-            )
-        except NoCells as error:
-            if len(sites) == 1:
-                raise
-            logger.warning("%s The site is left out.", error)
-            if not any(target.iterdir()):
-                target.rmdir()
-            continue
-        done.append((site, cut))
-        logger.info(
-            "%s: %d cells in %d frames, %d tracks (%s)%s",
-            *(site.name, len(cut.cells), cut.num_frames, cut.tracks["trajectory"].nunique(), HOW[cut.linked_by]),
-            f", {cut.num_skipped} cells skipped at the boundary" if cut.num_skipped else "",
-        )
-        if cut.num_cropped > 0.05 * len(cut.cells):
-            logger.warning(
-                "%s: %.0f %% of the cells reach beyond their window of %d px. task.window_px=%d would hold 99 %% of them.",
-                *(site.name, 100 * cut.num_cropped / len(cut.cells), task.window_px, cut.enough_px),
-            )
+    about = {"root": _made_from(settings), "birth": collect_provenance(plain(settings))}
+    write_json(about, folder / MADE_FROM)
+    done = _cut_all(sites, folder, task)
     if not done:
         raise ValueError(
             f"None of the {len(sites)} sites has a cell. Cells are the values above 0 of the masks: check task.masks."
@@ -115,10 +92,55 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         site, cut = next((site, cut) for site, cut in done if site.well == well)
         tracker.image(f"patch/{well}", draw(site, cut, task, out / "figures" / f"{well}.png"))
     for site, _ in done:
-        site.pair.images.close()
-        site.pair.masks.close()
+        site.close()
     logger.info("Patches are in %s. Next: python infer.py task=assemble data.root=%s", folder, task.out or settings.data.root)
     return {name: float(table[f"num_{name}"].sum()) for name in ("frames", "cells", "tracks", "skipped")}
+
+
+def _cut_all(sites: list[Site], folder: Path, task: PatchConfig) -> list[tuple[Site, SiteCells]]:
+    """Cut one site after another, and note beside them which are still to come; those without a cell are left out."""
+    done: list[tuple[Site, SiteCells]] = []
+    before = read_unfinished(folder)
+    remaining = list(dict.fromkeys([*before, *(f"{site.well}/{site.name}" for site in sites)]))
+    try:
+        for site in sites:
+            note_unfinished(folder, remaining)
+            cut = _cut(site, folder, task, alone=len(sites) == 1)
+            remaining.remove(f"{site.well}/{site.name}")
+            done += [(site, cut)] if cut else []
+    finally:
+        note_unfinished(folder, remaining if done else before)  # nothing done: nothing has changed
+    return done
+
+
+def _cut(site: Site, folder: Path, task: PatchConfig, *, alone: bool) -> SiteCells | None:
+    target = site_folder(folder, site.well, site.name)
+    try:
+        cut = write_site(
+            target,
+            track(_frames(site), f"Cutting {site.name}", total=len(site.pair.frames)),
+            task,
+            **{"well": site.well, "site": site.name, "channels": site.channels, "tracks": site.tracks, "truth": site.truth},
+            **{"pixel_um": site.pixel_um, "frame_min": site.frame_min},
+        )
+    except NoCells as error:
+        if alone:
+            raise
+        logger.warning("%s The site is left out.", error)
+        if not any(target.iterdir()):
+            target.rmdir()
+        return None
+    logger.info(
+        "%s: %d cells in %d frames, %d tracks (%s)%s",
+        *(site.name, len(cut.cells), cut.num_frames, cut.tracks["trajectory"].nunique(), HOW[cut.linked_by]),
+        f", {cut.num_skipped} cells skipped at the boundary" if cut.num_skipped else "",
+    )
+    if cut.num_cropped > 0.05 * len(cut.cells):
+        logger.warning(
+            "%s: %.0f %% of the cells reach beyond their window of %d px. task.window_px=%d would hold 99 %% of them.",
+            *(site.name, 100 * cut.num_cropped / len(cut.cells), task.window_px, cut.enough_px),
+        )
+    return cut
 
 
 def preflight(settings: Settings, out: Path) -> Preflight:
@@ -129,8 +151,7 @@ def preflight(settings: Settings, out: Path) -> Preflight:
 
 def _preflight(settings: Settings, root: Path) -> Preflight:
     task: PatchConfig = settings.task
-    sites, notes = find_sites(settings, root)
-    folder = Path(task.out) if task.out else patches_folder(root, settings.outputs)
+    sites, notes, folder = planned(settings, root)
     started = time.perf_counter()
     frame = sites[0].frame(0)
     found, patches, _ = cut_frame(frame, task)
@@ -145,6 +166,33 @@ def _preflight(settings: Settings, root: Path) -> Preflight:
         seconds=seconds * num_frames,
         notes=[*notes, f"{sites[0].name}, frame {frame.number}: {len(found.cell_id)} cells."],
     )
+
+
+def planned(settings: Settings, root: Path) -> tuple[list[Site], list[str], Path]:
+    """Return the chosen sites, what a user should know about the others, and the folder of the patches.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As ``find_sites``; the folder holds patches of other files; or a site's first frame does not fit its mask.
+    """
+    sites, notes = find_sites(settings, root)
+    folder = Path(settings.task.out) if settings.task.out else patches_folder(root, settings.outputs)
+    about = folder / MADE_FROM
+    made_from = json.loads(about.read_text(encoding="utf-8")).get("root") if about.is_file() else None
+    if about.is_file() and made_from != _made_from(settings):
+        raise ValueError(
+            f"{folder} holds patches of {made_from}, but data.root is {root}. Choose another folder with task.out=<folder>."
+        )
+    for site in sites:
+        refuse_unlike(site.frame(0), site.channels, site.name)
+        site.close()
+    return sites, notes, folder
+
+
+def _made_from(settings: Settings) -> str:
+    """Return the folder of images as the folder of patches remembers it; of a specimen, where a run finds it."""
+    return str(raw_path(settings.data, settings.outputs).resolve())
 
 
 def find_sites(settings: Settings, root: Path) -> tuple[list[Site], list[str]]:
@@ -226,19 +274,6 @@ def _of_site(table: pd.DataFrame | None, well: str, site: str) -> pd.DataFrame |
         return table
     here = table["site"].astype(str).isin([site, site.removeprefix(f"{well}-")])
     return table[here & (table["well"] == well) if "well" in table else here]
-
-
-def _claim(folder: Path, root: Path, provenance: dict[str, Any]) -> None:
-    """Remember which raw folder the patches came from; refuse to mix two."""
-    about = folder / "made_from.json"
-    if about.is_file():
-        old = json.loads(about.read_text(encoding="utf-8")).get("root")
-        if old != str(root.resolve()):
-            raise ValueError(
-                f"{folder} holds patches of {old}, but data.root is {root}. Choose another folder with task.out=<folder>."
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json({"root": str(root.resolve()), "birth": provenance}, about)
 
 
 def _frames(site: Site) -> Iterator[Frame]:

@@ -97,7 +97,7 @@ def write_site(
     reach: list[np.ndarray] = []
     with atomic(folder / "patches.h5") as temporary, h5py.File(temporary, "w") as file:
         for frame in frames:
-            _check(frame, channels, site)
+            refuse_unlike(frame, channels, site)
             found, patches, skipped = cut_frame(frame, settings)
             parts.append(pd.DataFrame({"frame": frame.number, **found._asdict()}).drop(columns="reach_px"))
             reach.append(found.reach_px)
@@ -144,7 +144,8 @@ def cut_frame(frame: Frame, settings: PatchConfig) -> tuple[cutting.Cells, cutti
     return found, patches, skipped
 
 
-def _check(frame: Frame, channels: list[str], site: str) -> None:
+def refuse_unlike(frame: Frame, channels: list[str], site: str) -> None:
+    """Refuse a frame that has other channels than were named, or another size than its mask."""
     if frame.image.ndim != 3 or len(frame.image) != len(channels):
         raise ValueError(
             f"{site}, frame {frame.number}: the image has the shape {frame.image.shape}, but {len(channels)} channels "

@@ -16,13 +16,15 @@ from microlatent.data.store import Store
 from microlatent.schemas import Settings
 from microlatent.systems.wells.schema import WellsConfig
 
+MADE_FROM = "made_from.json"  # beside patches: the folder of images that they were cut from
+
 
 def assembly_folder(config: WellsConfig, outputs: str) -> Path:
     """Return the folder that task=assemble reads: the raw files, or the patches that task=patch cut from them."""
     root = raw_folder(config, outputs)
     ready = any(root.glob("*-supps")) or any(root.glob("*_static_patches.pkl"))
     cut = patches_folder(root, outputs)
-    about = cut / "made_from.json"
+    about = cut / MADE_FROM
     if ready or not about.is_file():
         return root
     made_from = json.loads(about.read_text(encoding="utf-8"))["root"]

@@ -1,6 +1,6 @@
-"""Write EBSD scans as Oxford H5OINA and as kikuchipy h5, block by block: what the readers beside this file read.
+"""Write EBSD scans as Oxford H5OINA, block by block: what the reader beside this file reads.
 
-Sources: Oxford Instruments, H5OINA file format specification, 5.0 to 8.0; kikuchipy, documentation of its h5ebsd format.
+Source: Oxford Instruments, H5OINA file format specification, 5.0 to 8.0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from microlatent.files import atomic
-from microlatent.systems.kikuchi.ebsd import kikuchipy, oxford
+from microlatent.systems.kikuchi.ebsd import oxford
 from microlatent.systems.kikuchi.ebsd.elements import ATOMIC_NUMBER
 from microlatent.systems.kikuchi.ebsd.scan import EULER
 
@@ -127,59 +127,6 @@ def write_h5oina(
             _write_oxford_phase(header.create_group(f"Phases/{number}"), phase)
         if elements:
             _write_eds(file.create_group("1/EDS"), elements, map_shape, step_um)
-
-
-def write_kikuchipy(
-    path: str | Path,
-    patterns: Blocks,
-    map_shape: tuple[int, int],
-    *,
-    step_um: tuple[float, float],
-    columns: Mapping[str, np.ndarray] | None = None,
-    phases: Mapping[int, Phase | str] | None = None,
-    static_background: np.ndarray | None = None,
-    pattern_centre: np.ndarray | tuple[float, float, float] | None = None,
-    beam_kv: float = 20.0,
-    sample_tilt_deg: float = 70.0,
-    detector_tilt_deg: float = 0.0,
-) -> None:
-    """Write a scan as kikuchipy h5, with one scan named Scan 1.
-
-    Parameters are those of ``write_h5oina``; columns may have any name, and phase -1 is not indexed.
-
-    Raises
-    ------
-    ValueError
-        Values do not fit the map.
-    """
-    (rows, cols), num = map_shape, map_shape[0] * map_shape[1]
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-        _scalar(file, "manufacturer", "kikuchipy")
-        _scalar(file, "version", "0.11.0")
-        scan = file.create_group("Scan 1")
-        shape = _write_patterns(scan.create_group("EBSD/Data"), "patterns", patterns, num, None)
-        header = scan.create_group("EBSD/Header")
-        centre = np.broadcast_to(np.asarray((0.5, 0.5, 0.5) if pattern_centre is None else pattern_centre, float), (num, 3))
-        values = {"n_rows": rows, "n_columns": cols, "pattern_height": shape[0], "pattern_width": shape[1]}
-        values |= {"step_y": float(step_um[0]), "step_x": float(step_um[1]), "grid_type": "square", "binning": 1}
-        values |= {"sample_tilt": sample_tilt_deg, "elevation_angle": detector_tilt_deg, "azimuth_angle": 0.0}
-        for name, value in values.items():
-            _scalar(header, name, value)
-        if pattern_centre is not None:
-            for axis, name in enumerate(("pcx", "pcy", "pcz")):
-                header[name] = centre[:, axis].reshape(rows, cols)
-        if static_background is not None:
-            header["static_background"] = _like_pattern(static_background, shape)
-        _scalar(scan, "SEM/Header/beam_energy", float(beam_kv))
-        if columns:
-            points = scan.create_group("EBSD/CrystalMap/crystal_map/data")
-            for name, values in columns.items():
-                points[kikuchipy.COLUMNS.get(name, name)] = _per_point(name, values, num)
-            for name, axis, step in zip("yx", np.indices(map_shape), step_um, strict=True):
-                points[name] = axis.ravel() * float(step)
-        for number, phase in (phases or {}).items():
-            name = phase if isinstance(phase, str) else phase.name
-            _scalar(scan, f"EBSD/CrystalMap/crystal_map/header/phases/{number}/name", name)
 
 
 def _write_patterns(group: h5py.Group, name: str, patterns: Blocks, num: int, compression: str | None) -> tuple[int, int]:
