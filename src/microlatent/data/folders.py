@@ -9,7 +9,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -146,10 +146,11 @@ def resolved(settings: Settings) -> Settings:
     """
     config = settings.data
     changes: dict[str, Any] = {key: _absolute(getattr(config, key)) for key in getattr(config, "FILES", ())}
-    if getattr(config, "store", None) or (hasattr(config, "store") and getattr(config, "root", None)):
+    if config.store or config.root:
         changes["store"] = config.store or str(store_folder(config, settings.outputs))
         changes["root"] = origin_of(config)
-    return replace(settings, data=replace(config, **changes))
+    known = {one.name for one in fields(config)}  # a kind of data may have stores and no raw files
+    return replace(settings, data=replace(config, **{key: value for key, value in changes.items() if key in known}))
 
 
 def _absolute(path: str | list[str] | None) -> Any:
