@@ -48,13 +48,13 @@ def naive(metric: str, x: NDArray, y: NDArray) -> float:
 
 def ours(metric: str, x: NDArray, y: NDArray) -> NDArray:
     """Return a metric of every dimension (n, D)."""
-    from microlatent.analysis import dependence
+    from microlatent.analysis import association, dependence
 
-    if metric == "pp_spatial":
-        side = int(np.sqrt(len(y)))
-        return dependence.pp_spatial(x, y, np.arange(len(y)) % side, np.arange(len(y)) // side)
-    found = getattr(dependence, metric)(x, y)
-    return found[0] if metric == "hsic" else found
+    if metric in association.LINEAR:
+        places, side = np.arange(len(y)), int(np.sqrt(len(y)))
+        left, right = (association.linear_form(metric, part, places % side, places // side, 1) for part in (x, y[:, None]))
+        return dependence.pearson(left, right[:, 0])
+    return dependence.hsic(x, y)[0] if metric == "hsic" else dependence.Paired(metric, y).scores(x)
 
 
 def naive_of_each(metric: str, x: NDArray, y: NDArray) -> NDArray:

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.feature_selection import mutual_info_regression
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from microlatent.analysis import agreement, association, dependence, surrogates
+from microlatent.analysis import agreement, association, dependence, statistics, surrogates
 from microlatent.analysis.association import Null, associate
 
 METRICS = ["pearson", "spearman", "kendall", "mi", "dcorr", "hsic", "pp_spatial"]
@@ -63,24 +63,28 @@ def naive_mi(x, y, k):
     return max(0.0, digamma(len(x)) + digamma(k) - (digamma(nx) + digamma(ny)).mean())
 
 
+def score(metric, x, y, neighbours=7, columns=None, rows=None, degree=1):
+    """Return a metric of every dimension, as ``associate`` takes it."""
+    if metric in association.LINEAR:
+        left, right = (association.linear_form(metric, part, columns, rows, degree) for part in (x, y[:, None]))
+        return dependence.pearson(left, right[:, 0])
+    return dependence.hsic(x, y)[0] if metric == "hsic" else dependence.Paired(metric, y, neighbours).scores(x)
+
+
 # ---------------------------------------------------------------------------------------------------------- metrics
 
 
 def test_correlations_are_those_of_scipy():
     x, y = samples()
-    for ours, theirs in (
-        (dependence.pearson, stats.pearsonr),
-        (dependence.spearman, stats.spearmanr),
-        (dependence.kendall, stats.kendalltau),
-    ):
-        assert ours(x, y) == pytest.approx([theirs(column, y)[0] for column in x.T], abs=1e-10)
+    for metric, theirs in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr), ("kendall", stats.kendalltau)):
+        assert score(metric, x, y) == pytest.approx([theirs(column, y)[0] for column in x.T], abs=1e-10)
 
 
 def test_distance_correlations_are_those_of_centred_matrices():
     x, y = samples()
     expected = np.array([naive_dcorr(column, y) for column in x.T])
-    assert dependence.dcorr(x, y) == pytest.approx(expected[:, 0], abs=1e-8)
-    assert dependence.dcorr_corrected(x, y) == pytest.approx(expected[:, 1], abs=1e-8)
+    assert score("dcorr", x, y) == pytest.approx(expected[:, 0], abs=1e-8)
+    assert score("dcorr_corrected", x, y) == pytest.approx(expected[:, 1], abs=1e-8)
 
 
 def test_hsic_is_the_trace_of_centred_kernels():
@@ -103,21 +107,21 @@ def test_mutual_information_is_equation_8_and_that_of_scikit_learn(k):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 3))
     y = np.sin(2 * x[:, 0]) + 0.3 * rng.normal(size=400)
-    got = dependence.mi(x, y, k)
+    got = score("mi", x, y, k)
     assert got == pytest.approx([naive_mi(column, y, k) for column in x.T], abs=1e-9)
     assert got == pytest.approx(mutual_info_regression(x, y, n_neighbors=k, random_state=0), abs=1e-9)
 
 
 def test_mutual_information_of_grey_values_is_that_of_scikit_learn_but_for_its_noise():
     x, y = samples(600)
-    assert dependence.mi(x, y)[:4] == pytest.approx(mutual_info_regression(x[:, :4], y, n_neighbors=7, random_state=0), abs=0.04)
+    assert score("mi", x, y)[:4] == pytest.approx(mutual_info_regression(x[:, :4], y, n_neighbors=7, random_state=0), abs=0.04)
 
 
 def test_mutual_information_of_a_normal_distribution_gives_its_correlation_back():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(5000, 1))
     y = 0.6 * x[:, 0] + 0.8 * rng.normal(size=5000)
-    assert dependence.information_coefficient(dependence.mi(x, y)) == pytest.approx(0.6, abs=0.04)
+    assert dependence.information_coefficient(score("mi", x, y)) == pytest.approx(0.6, abs=0.04)
 
 
 def test_trend_is_removed_as_a_partial_correlation_removes_it():
@@ -126,11 +130,11 @@ def test_trend_is_removed_as_a_partial_correlation_removes_it():
     x, y = rng.normal(size=(300, 2)) + columns[:, None], rng.normal(size=300) + columns - 2 * rows
     design = np.column_stack([np.ones(300), columns, rows])
     rest = [values - design @ np.linalg.lstsq(design, values, rcond=None)[0] for values in (x, y)]
-    assert dependence.pp_spatial(x, y, columns, rows) == pytest.approx(
+    assert score("pp_spatial", x, y, columns=columns, rows=rows) == pytest.approx(
         [stats.pearsonr(one, rest[1])[0] for one in rest[0].T], abs=1e-10
     )
     cubic = (columns / 10) ** 3 * 5 + rows * columns
-    assert np.isnan(dependence.pp_spatial(cubic[:, None], y, columns, rows, degree=3)).all()
+    assert np.isnan(score("pp_spatial", cubic[:, None], y, columns=columns, rows=rows, degree=3)).all()
 
 
 def test_median_distance_is_exact_and_ignores_zeros():
@@ -146,15 +150,10 @@ def test_median_distance_is_exact_and_ignores_zeros():
 def test_constant_or_unknown_dimensions_have_no_score_and_integers_are_numbers(metric):
     x, y = samples()
     x[:, 1], x[3, 2] = 5.0, np.nan
-
-    def do(x, y):
-        found = getattr(dependence, metric)(x, y)
-        return found[0] if metric == "hsic" else found
-
-    got = do(x, y.astype(np.uint8))
+    got = score(metric, x, y.astype(np.uint8))
     assert np.isnan(got).tolist() == [False, True, True, False, False]
-    assert do(x, y.astype(np.uint8).astype(float))[[0, 3]] == pytest.approx(got[[0, 3]])
-    assert np.isnan(do(x, np.ones(len(y)))).all()
+    assert score(metric, x, y.astype(np.uint8).astype(float))[[0, 3]] == pytest.approx(got[[0, 3]])
+    assert np.isnan(score(metric, x, np.ones(len(y)))).all()
 
 
 # -------------------------------------------------------------------------------------------------------- surrogates
@@ -243,8 +242,8 @@ def test_nearest_spectrum_keeps_the_variance_and_what_is_valid():
 
 def test_benjamini_hochberg_is_that_of_scipy_and_counts_what_was_not_tested():
     p = np.array([0.01, 0.04, 0.03, 0.2, 0.005])
-    assert surrogates.benjamini_hochberg(p) == pytest.approx(stats.false_discovery_control(p))
-    got = surrogates.benjamini_hochberg(np.array([0.01, np.nan, 0.03, np.nan]))
+    assert statistics.benjamini_hochberg(p) == pytest.approx(stats.false_discovery_control(p))
+    got = statistics.benjamini_hochberg(np.array([0.01, np.nan, 0.03, np.nan]))
     assert got == pytest.approx(stats.false_discovery_control([0.01, 1, 0.03, 1]))
 
 

@@ -18,7 +18,7 @@ def cut(x, size):
 
 
 def share(model, x) -> float:
-    error, variance = baselines.explained(x, model.restore(model.transform(x)), x.mean(0))
+    error, variance = baselines.squares(x, model.restore(model.transform(x)), x.mean(0))
     return 1 - error / variance
 
 
@@ -33,7 +33,7 @@ def test_factors_are_not_negative_and_explain_as_much_as_factors_of_all_rows_at_
     model = baselines.fit("nmf", cut(x, 100), 6, len(x), 0)
     assert min(model.components.min(), model.transform(x).min()) >= 0
     whole = NMF(6, init="nndsvda", random_state=0, max_iter=500).fit(x - x.min())
-    error, variance = baselines.explained(x - x.min(), whole.inverse_transform(whole.transform(x - x.min())), x.mean(0) - x.min())
+    error, variance = baselines.squares(x - x.min(), whole.inverse_transform(whole.transform(x - x.min())), x.mean(0) - x.min())
     assert share(model, x) > 1 - error / variance - 0.01
 
 

@@ -13,7 +13,7 @@ from sklearn.cluster import DBSCAN, HDBSCAN
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
-from microlatent.analysis import clustering
+from microlatent.analysis import clustering, stability
 from microlatent.analysis.clustering import NOISE
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import cluster, fields, scan_clusters
@@ -104,7 +104,7 @@ def test_seeds_agree_on_real_clusters_and_disagree_on_a_cut_cloud():
     apart = np.concatenate([rng.normal(size=(100, 2)), rng.normal(size=(100, 2)) + 9])
     cloud, everything = rng.normal(size=(200, 2)), np.arange(200)
     ari = [
-        clustering.seed_stability(
+        stability.seed_stability(
             z, clustering.cluster(z, everything, "kmeans", num), everything, "kmeans", 5, num_starts=1
         ).mean()
         for z, num in ((apart, 2), (cloud, 7))
@@ -120,7 +120,7 @@ def test_refits_from_other_seeds_see_the_rows_of_the_fit(monkeypatch):
     monkeypatch.setattr(clustering, "_scan_kmeans", lambda y, *rest: seen.append(y / y.std()) or fit(y, *rest))
     z, everything = stripes(1000)[0], np.arange(1000)
     found = clustering.cluster(z, everything, "kmeans", 2, seed=5, fit_rows=300)
-    clustering.seed_stability(z, found, everything, "kmeans", 3, seed=5, num_starts=1)
+    stability.seed_stability(z, found, everything, "kmeans", 3, seed=5, num_starts=1)
     assert [len(rows) for rows in seen] == [300] * 4
     assert all(rows == pytest.approx(seen[0]) for rows in seen)
 

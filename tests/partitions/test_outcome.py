@@ -10,6 +10,7 @@ import torch
 from scipy.stats import ortho_group
 from torch import nn
 
+from microlatent.analysis.statistics import interval
 from microlatent.data.normalise import Normaliser
 from microlatent.data.store import StoreWriter
 from microlatent.experiment import Trained
@@ -262,8 +263,8 @@ def test_where_few_pairs_were_tried_the_interval_is_wide_and_finite():
     every = np.kron(wins.max(1), np.ones((6, 1))).T  # as many wins, of all pairs
     narrower = prediction.auc_interval(every, np.ones((6, 6)), np.full(100, np.nan))
     assert narrower[1] - narrower[0] < high - low
-    assert prediction.percentiles(np.array([np.nan] + [0.5] * 99)) == (0.5, 0.5)
-    assert np.isnan(prediction.percentiles(np.array([np.nan] * 6 + [0.5] * 94))).all()
+    assert interval(np.array([np.nan] + [0.5] * 99), most_undefined=0.05) == (0.5, 0.5)
+    assert np.isnan(interval(np.array([np.nan] * 6 + [0.5] * 94), most_undefined=0.05)).all()
 
 
 # ---------------------------------------------------------------------------------------------- summaries, conditional

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from microlatent.analysis import clustering
+from microlatent.analysis import clustering, stability
+from microlatent.analysis.agreement import agreement_with
 from microlatent.data.latents import Latents
 from microlatent.drawing import clusters as drawing
 from microlatent.schemas import ClusterConfig, Settings
@@ -108,29 +109,29 @@ def test_real_clusters_are_stable_and_a_cut_cloud_is_not(method):
     groups = np.random.default_rng(0).integers(0, 12, len(z))
     options = {"min_cluster_size": 15} if method == "hdbscan" else {}
     found = clustering.cluster(z, np.arange(len(z)), method, max_clusters=4, **options)
-    stable = clustering.stability(z, found, np.arange(len(z)), groups, method, num_refits=4, **options)
+    stable = stability.stability(z, found, np.arange(len(z)), groups, method, num_refits=4, **options)
     assert stable.num_groups == 12
     assert stable.ari.min() > 0.9
     assert stable.jaccard.min() > 0.9
     if method != "hdbscan":
         cloud = np.random.default_rng(0).normal(size=(300, 4))
         cut = clustering.cluster(cloud, np.arange(300), method, 4)
-        assert clustering.stability(cloud, cut, np.arange(300), groups[:300], method, num_refits=4).ari.mean() < 0.6
+        assert stability.stability(cloud, cut, np.arange(300), groups[:300], method, num_refits=4).ari.mean() < 0.6
 
 
 def test_overlap_is_one_of_the_same_clusters_under_other_numbers():
     labels = np.array([0, 0, 0, 1, 1, -1])
-    assert clustering.overlap(labels, np.array([2, 2, 2, 0, 0, 1]), 2).tolist() == [1, 1]
-    assert clustering.overlap(labels, np.array([0, 0, 1, 1, 1, 1]), 2) == pytest.approx([2 / 3, 1 / 2])
+    assert stability.overlap(labels, np.array([2, 2, 2, 0, 0, 1]), 2).tolist() == [1, 1]
+    assert stability.overlap(labels, np.array([0, 0, 1, 1, 1, 1]), 2) == pytest.approx([2 / 3, 1 / 2])
 
 
 def test_agreement_is_of_words_and_of_numbers():
     labels = np.array([0, 0, 1, 1])
-    assert clustering.agreement(labels, np.array(["x", "x", "y", "y"]))["ari"] == 1
-    numbers = clustering.agreement(labels, np.array([1.0, 1.0, 3.0, np.nan]))
+    assert agreement_with(labels, np.array(["x", "x", "y", "y"]))["ari"] == 1
+    numbers = agreement_with(labels, np.array([1.0, 1.0, 3.0, np.nan]))
     assert numbers["eta2"] == 1
     assert np.isnan(numbers["ari"])
-    assert clustering.agreement(labels, np.array([1.0, 2.0, 1.0, 2.0]))["eta2"] == 0
+    assert agreement_with(labels, np.array([1.0, 2.0, 1.0, 2.0]))["eta2"] == 0
 
 
 def test_exemplars_are_nearest_and_from_many_images():

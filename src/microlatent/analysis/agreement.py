@@ -1,52 +1,36 @@
-"""Partitions of a map into clusters, and how well two of them agree, also after every shift of one.
+"""How well two clusterings of the same points agree, also after every shift of one over the map, or with a known property.
 
 Shapes: n points, K and L clusters, S shifts.
 """
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import xlogy
 
-from microlatent.analysis import surrogates
-from microlatent.analysis.clustering import FIT_ROWS, number_by_size
+from microlatent.analysis import clustering
+from microlatent.analysis.statistics import exceeding, p_value, principal_axes
 from microlatent.analysis.surrogates import Box, Torus
 
 MOST_FEATURES = 10  # of more columns the first so many principal components are clustered: mixtures need many points for each
 
 
 def mixture_labels(values: NDArray, max_clusters: int, criterion: str, seed: int) -> NDArray:
-    """Return clusters (n,), 0 the largest, of values (n, F) by a Gaussian mixture of full covariance.
+    """Return clusters (n,), 0 the largest, of values (n, F) by a Gaussian mixture: ``clustering.cluster`` fitted to all points.
 
-    The number of clusters, from 1 to ``max_clusters``, has the lowest ``criterion``: bic or aic. Of more than
-    ``clustering.FIT_ROWS`` points so many, drawn at random, are fitted to, and the others assigned.
+    One initialisation has to do, for there may be hundreds of columns.
     """
-    from sklearn.mixture import GaussianMixture
-    from threadpoolctl import threadpool_limits
-
     z = np.asarray(values, np.float64)
-    z = (z - z.mean(0)) / (z.std(0).max() or 1.0)
     if z.shape[1] > MOST_FEATURES:
-        z = z @ np.linalg.eigh(z.T @ z)[1][:, : -MOST_FEATURES - 1 : -1]
-    rows = np.arange(len(z))
-    if len(z) > FIT_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(z), FIT_ROWS, replace=False))
-    best, least = None, np.inf
-    with warnings.catch_warnings(), threadpool_limits(1):  # small sums are slower, and not the same, in several threads
-        warnings.simplefilter("ignore")  # of convergence: another number of clusters is lower then
-        for count in range(1, max_clusters + 1):
-            model = GaussianMixture(count, random_state=seed).fit(z[rows])
-            value = getattr(model, criterion)(z[rows])
-            if value < least:
-                best, least = model, value
-    return number_by_size(best.predict(z))
+        z = z - z.mean(0)
+        z = z @ principal_axes(z.T @ z)[1][:, :MOST_FEATURES]
+    options = {"max_clusters": max_clusters, "criterion": criterion, "num_starts": 1}
+    return clustering.cluster(z, np.arange(len(z)), "gmm", seed=seed, **options).labels
 
 
 def agreement(first: NDArray, second: NDArray, kind: str) -> float:
-    """Return the adjusted Rand index (``ari``) or normalised mutual information (``nmi``) of two partitions (n,).
+    """Return the adjusted Rand index (``ari``) or normalised mutual information (``nmi``) of two clusterings (n,).
 
     ari: 1 the same, 0 as alike as by chance. nmi: 0 to 1, with the mean of both entropies; it is not corrected for chance and
     grows with the number of clusters. NaN where both are a single cluster.
@@ -58,8 +42,25 @@ def agreement(first: NDArray, second: NDArray, kind: str) -> float:
     return float(_scores(iter(table[..., None]), np.array([len(first)], float), kind)[0])
 
 
+def agreement_with(labels: NDArray, known: NDArray) -> dict[str, float]:
+    """Return how well clusters agree with a known property: ``ari`` and ``nmi`` with words, ``eta2`` with numbers.
+
+    eta2 is the share of a number's variance that lies between the clusters; noise counts as a cluster.
+    """
+    if known.dtype.kind != "f":
+        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+        known = np.unique(known.astype(str), return_inverse=True)[1]
+        return {"ari": adjusted_rand_score(known, labels), "nmi": normalized_mutual_info_score(known, labels), "eta2": np.nan}
+    here = np.isfinite(known)
+    value, code = known[here] - known[here].mean(), np.unique(labels[here], return_inverse=True)[1]
+    between = (np.bincount(code, value) ** 2 / np.bincount(code)).sum()
+    power = (value**2).sum()
+    return {"ari": np.nan, "nmi": np.nan, "eta2": round(between / power, 9) if power > 0 else np.nan}
+
+
 def shifted_agreement(first: NDArray, second: NDArray, box: Box, kind: str) -> NDArray:
-    """Return the agreement of two partitions (n,) for every shift of the second, mirrored, over the torus, (S,).
+    """Return the agreement of two clusterings (n,) for every shift of the second, mirrored, over the torus, (S,).
 
     ``[0]`` is the agreement observed. Where too few points meet it is NaN.
     """
@@ -71,10 +72,10 @@ def shifted_agreement(first: NDArray, second: NDArray, box: Box, kind: str) -> N
 
 
 def agreement_null(first: NDArray, second: NDArray, box: Box, kind: str) -> tuple[float, int]:
-    """Return the p-value of the agreement of two partitions over all shifts, and how many these are."""
+    """Return the p-value of the agreement of two clusterings over all shifts, and how many these are."""
     scores = shifted_agreement(first, second, box, kind)[None]
-    exceed, num = surrogates.exceeding(scores[:, 1:], scores[:, 0])
-    return float(surrogates.p_value(exceed, num, scores[:, 0])[0]), int(num[0])
+    exceed, num = exceeding(scores[:, 1:], scores[:, 0])
+    return float(p_value(exceed, num, scores[:, 0])[0]), int(num[0])
 
 
 def _scores(rows, num: NDArray, kind: str) -> NDArray:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from microlatent.analysis import dependence, surrogates
 from microlatent.analysis.dependence import Paired, by_dimension
-from microlatent.analysis.surrogates import Box, Torus, bounding_box, exceeding
+from microlatent.analysis.statistics import benjamini_hochberg, exceeding, p_value
+from microlatent.analysis.surrogates import Box, Torus, bounding_box
 
 SIGNED = ("pearson", "spearman", "kendall", "pp_spatial")  # ranked by absolute value, the others as they are
 LINEAR = ("pearson", "spearman", "pp_spatial")  # Pearson's r of something
@@ -117,12 +118,12 @@ def associate(
         else:
             columns |= paired_scores(metric, latents[seen], target[seen], neighbours, null.seed)
             exceed, num = ranked_null(metric, columns[metric], latents, target, box, seen, null, neighbours)
-        p_values[metric] = surrogates.p_value(exceed, num, columns[metric])
+        p_values[metric] = p_value(exceed, num, columns[metric])
         counts[metric], tested[metric] = int(num.max(initial=0)), int(np.isfinite(p_values[metric]).sum())
     table = pd.DataFrame({"dim": np.arange(latents.shape[1])} | columns)
     for metric in metrics:
         table[f"p_{metric}"] = p_values[metric]
-        table[f"q_{metric}"] = surrogates.benjamini_hochberg(p_values[metric])
+        table[f"q_{metric}"] = benjamini_hochberg(p_values[metric])
         table[f"rank_{metric}"] = ranked(strength(metric, columns[metric]))
     reciprocal = (1 / table[[f"rank_{metric}" for metric in metrics]]).fillna(0).mean(axis=1).to_numpy()
     table["mean_reciprocal_rank"], table["combined_rank"] = reciprocal, ranked(reciprocal)
@@ -148,7 +149,7 @@ def paired_scores(metric: str, latents: NDArray, target: NDArray, neighbours: in
     if metric == "mi":
         return {"mi": scores, "mi_coefficient": dependence.information_coefficient(scores)}
     if metric == "dcorr":
-        return {"dcorr": scores, "dcorr_corrected": dependence.dcorr_corrected(latents, target)}
+        return {"dcorr": scores, "dcorr_corrected": Paired("dcorr_corrected", target).scores(latents)}
     return {metric: scores}
 
 

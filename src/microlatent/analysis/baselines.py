@@ -101,11 +101,8 @@ def _batches(blocks: Iterable[np.ndarray], least: int) -> Iterator[np.ndarray]:
         yield waiting
 
 
-def explained(x: np.ndarray, restored: np.ndarray, mean: np.ndarray) -> tuple[float, float]:
-    """Return the squared error and the variance about a mean (P,) of rows (n, P), sums over the rows.
-
-    The share that a model explains is one minus the ratio of the two, summed over all rows.
-    """
+def squares(x: np.ndarray, restored: np.ndarray, mean: np.ndarray) -> tuple[float, float]:
+    """Return the squared error of rows (n, P) and their squares about a mean (P,), sums over the rows; see ``explained``."""
     return float(((x - restored) ** 2).sum(dtype=np.float64)), float(((x - mean) ** 2).sum(dtype=np.float64))
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from microlatent.analysis.clustering import Clustering, Stability
+from microlatent.analysis.clustering import Clustering
+from microlatent.analysis.stability import Stability
 
 # Columns that say who a patch is, as far as a table has them.
 IDENTITY = ("part", "group", "subject", "image", "row_px", "col_px", "well", "site", "frame", "true_digit")

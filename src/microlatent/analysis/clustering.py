@@ -1,6 +1,6 @@
 """Clusters of latents: fitted to the training part, numbered by size, with the number of clusters chosen by a stated criterion.
 
-Shapes: N patches, D principal components, K clusters, B refits.
+Shapes: N patches, D principal components, K clusters.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 NOISE = -1  # label of hdbscan and dbscan: dense nowhere
 FEWEST_ROWS = 10  # of training; below, clusters are anecdotes
 FIT_ROWS = 10_000  # mixtures and k-means are fitted to at most so many rows, chosen at random; the others are assigned
-REFIT_ROWS = 4000  # the same for each refit of ``stability``: less than the fit, so what is stable there is stable here
 MIN_SAMPLES = 10  # near points that make a place dense, unless the caller says
 SCORED_ROWS = 3000  # the silhouette compares all pairs
 NUM_STARTS = 3  # initialisations; the best is kept
@@ -79,7 +78,7 @@ def cluster(
     Notes
     -----
     Rows are sorted by their values before they are fitted, so that the result does not depend on the table's order. The BIC
-    counts patches as independent, and neighbours are not: it may choose too many, which ``stability`` shows.
+    counts patches as independent, and neighbours are not: it may choose too many, which ``stability.stability`` shows.
     """
     if len(train) < FEWEST_ROWS:
         raise ValueError(
@@ -99,7 +98,7 @@ def cluster(
         elif method == "dbscan":
             labels, confidence, tried, num_fitted = _dbscan(y, scale, eps, min_samples or MIN_SAMPLES)
         else:
-            rows = _drawn(y, train, fit_rows, seed)
+            rows = drawn_rows(y, train, fit_rows, seed)
             if method == "gmm":
                 model, tried = _scan_gmm(y[rows], num_clusters, max_clusters, seed, criterion, num_starts)
             else:
@@ -126,7 +125,7 @@ def _in_order(y: NDArray, rows: NDArray) -> NDArray:
     return rows[np.lexsort(y[rows].T[::-1])]
 
 
-def _drawn(y: NDArray, rows: NDArray, most: int, seed: int) -> NDArray:
+def drawn_rows(y: NDArray, rows: NDArray, most: int, seed: int) -> NDArray:
     """Return at most so many of the rows, in order; the seed chooses them."""
     rows = _in_order(y, rows)
     return rows if len(rows) <= most else rows[np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))]
@@ -228,7 +227,7 @@ def usual_reach(z: NDArray, neighbour: int = 8, quantile: float = 0.98) -> float
     return reach if reach > 0 else 0.1 * float(np.median(np.linalg.norm(z - np.median(z, 0), axis=1))) or 1.0
 
 
-# ---------------------------------------------------------------------------------------------- how good clusters are
+# ------------------------------------------------------------------------------------------ how far apart, who is typical
 
 
 def silhouettes(z: NDArray, labels: NDArray, seed: int = 0) -> tuple[float, NDArray]:
@@ -249,116 +248,6 @@ def silhouettes(z: NDArray, labels: NDArray, seed: int = 0) -> tuple[float, NDAr
     for number in present:
         each[number] = width[labels[rows] == number].mean()
     return float(width.mean()), each
-
-
-class Stability(NamedTuple):
-    """How alike the clusters of refits to resampled groups are to those found."""
-
-    ari: NDArray  # (B,) adjusted Rand index: 1 the same, 0 as alike as by chance; NaN with a single cluster
-    jaccard: NDArray  # (B, K) of each cluster with its best match in the refit
-    num_groups: int
-
-
-def stability(
-    z: NDArray,
-    found: Clustering,
-    train: NDArray,
-    groups: NDArray,
-    method: str,
-    min_cluster_size: int | None = None,
-    num_refits: int = 20,
-    seed: int = 0,
-    **options: Any,
-) -> Stability:
-    """Cluster anew with other groups (subjects, images) and compare.
-
-    Mixtures and k-means are fitted with as many clusters as were found to groups of the training part drawn with replacement,
-    and compared on all patches; hdbscan and dbscan to four fifths of all groups, drawn without (copies would look like dense
-    places), and compared on those.
-
-    Parameters
-    ----------
-    groups
-        (N,) unit that is independent of the others.
-    options
-        ``num_starts``, ``min_samples`` and ``eps`` of ``cluster``; numbers of points shrink with the rows that are refitted.
-
-    Notes
-    -----
-    Source: Hennig 2007, Comput. Stat. Data Anal. 52: a mean Jaccard index below 0.6 marks a cluster not to be trusted.
-    """
-    from sklearn.metrics import adjusted_rand_score
-
-    rng = np.random.default_rng((seed, 1))
-    everywhere = method in ("hdbscan", "dbscan")
-    pool = np.arange(len(z)) if everywhere else train
-    names, code = np.unique(groups[pool], return_inverse=True)
-    members = np.split(pool[np.argsort(code, kind="stable")], np.cumsum(np.bincount(code))[:-1])
-    ari, jaccard = np.full(num_refits, np.nan), np.full((num_refits, found.num), np.nan)
-    for refit in range(num_refits if found.num > 1 else 0):
-        count = max(1, round(0.8 * len(names))) if everywhere else len(names)
-        drawn = np.concatenate([members[group] for group in rng.choice(len(names), count, replace=not everywhere)])
-        if everywhere:
-            if len(drawn) > REFIT_ROWS:  # the time grows with the square of the rows
-                drawn = rng.choice(drawn, REFIT_ROWS, replace=False)
-            fewer = {"min_cluster_size": min_cluster_size, "min_samples": options.get("min_samples")}
-            fewer = {key: size and max(2, round(size * len(drawn) / len(z))) for key, size in fewer.items()}
-            labels = cluster(z[drawn], np.arange(len(drawn)), method, seed=refit, **options | fewer).labels
-            before = found.labels[drawn]
-        else:
-            if len(drawn) // 2 < found.num or len(drawn) < FEWEST_ROWS:
-                continue
-            labels = cluster(z, drawn, method, found.num, seed=refit, fit_rows=REFIT_ROWS, **options).labels
-            before = found.labels
-        ari[refit], jaccard[refit] = adjusted_rand_score(before, labels), overlap(before, labels, found.num)
-    return Stability(ari, jaccard, len(names))
-
-
-def seed_stability(
-    z: NDArray, found: Clustering, train: NDArray, method: str, num_refits: int = 20, seed: int = 0, **options: Any
-) -> NDArray:
-    """Return how alike (num_refits,) refits of gmm or kmeans from other seeds are: adjusted Rand indices.
-
-    Parameters
-    ----------
-    seed
-        That ``found`` was made with: it chose the rows of the fit, and the refits are to the same.
-    """
-    from sklearn.metrics import adjusted_rand_score
-
-    rows = _drawn(z, train, FIT_ROWS, seed)
-    ari = np.full(num_refits, np.nan)
-    for refit in range(num_refits if found.num > 1 else 0):
-        labels = cluster(z, rows, method, found.num, seed=seed + 1 + refit, **options).labels
-        ari[refit] = adjusted_rand_score(found.labels, labels)
-    return ari
-
-
-def overlap(labels: NDArray, others: NDArray, num: int) -> NDArray:
-    """Return for each of ``num`` clusters the Jaccard index with the other clustering's cluster that it shares most with."""
-    both = (labels != NOISE) & (others != NOISE)
-    table = np.zeros((num, others.max(initial=-1) + 2))  # a column too many, so that it is never empty
-    np.add.at(table, (labels[both], others[both]), 1)
-    first = np.bincount(labels[labels != NOISE], minlength=num)[:, None]
-    second = np.bincount(others[others != NOISE], minlength=table.shape[1])[None]
-    return (table / np.maximum(first + second - table, 1)).max(1)
-
-
-def agreement(labels: NDArray, known: NDArray) -> dict[str, float]:
-    """Return how well clusters agree with a known property: ``ari`` and ``nmi`` with words, ``eta2`` with numbers.
-
-    eta2 is the share of a number's variance that lies between the clusters; noise counts as a cluster.
-    """
-    if known.dtype.kind != "f":
-        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-
-        known = np.unique(known.astype(str), return_inverse=True)[1]
-        return {"ari": adjusted_rand_score(known, labels), "nmi": normalized_mutual_info_score(known, labels), "eta2": np.nan}
-    here = np.isfinite(known)
-    value, code = known[here] - known[here].mean(), np.unique(labels[here], return_inverse=True)[1]
-    between = (np.bincount(code, value) ** 2 / np.bincount(code)).sum()
-    power = (value**2).sum()
-    return {"ari": np.nan, "nmi": np.nan, "eta2": round(between / power, 9) if power > 0 else np.nan}
 
 
 def exemplars(z: NDArray, found: Clustering, units: NDArray, num: int, per_unit: int = 2) -> list[NDArray]:

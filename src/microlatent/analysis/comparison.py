@@ -27,7 +27,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit  # Student's distribution and its quantile, quick enough for thousands of pairs
 
-from microlatent.analysis.probe import holm
+from microlatent.analysis.statistics import holm
 
 CONFIDENCE = 0.95
 ALPHA = 1 - CONFIDENCE

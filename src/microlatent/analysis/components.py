@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from microlatent.analysis.statistics import principal_axes
 from microlatent.files import atomic
 
 CHUNK = 8192  # rows of latents held in memory at a time
@@ -82,16 +83,16 @@ def fit_pca(x: ArrayLike, rows: NDArray, components: float = 0.5, at_least: int 
         raise ValueError("Some latents are NaN or infinite. Run task=process again from a checkpoint of before training failed.")
     if num <= dims:  # few patches: the small side is the patches'
         centred = np.asarray(x[rows], np.float64) - mean
-        values, vectors = np.linalg.eigh(centred @ centred.T)
-        directions = (vectors.T @ centred)[::-1]
+        values, vectors = principal_axes(centred @ centred.T)
+        directions = vectors.T @ centred
     else:
         scatter = np.zeros((dims, dims))
         for block in blocks:
             centred = np.asarray(x[block], np.float64) - mean
             scatter += centred.T @ centred
-        values, vectors = np.linalg.eigh(scatter)
-        directions = vectors.T[::-1]
-    spectrum = np.maximum(values[::-1], 0) / (num - 1)
+        values, vectors = principal_axes(scatter)
+        directions = vectors.T
+    spectrum = values / (num - 1)
     total = float(spectrum.sum())
     if total <= 1e-12 * max(1.0, float(mean @ mean)):
         raise ValueError(

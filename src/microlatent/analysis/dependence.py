@@ -8,12 +8,12 @@ does not vary. A target must be finite: leave out points where it is not (``asso
 metric      what                                            range; unit
 ==========  ==============================================  ==========================
 pearson     linear correlation                              -1 to 1
-spearman    the same of ranks                               -1 to 1
+spearman    the same of ``ranks``                           -1 to 1
 kendall     tau-b: concordant less discordant pairs         -1 to 1
 mi          mutual information by nearest neighbours        from 0; nats
 dcorr       distance correlation (V-statistic)              0 to 1
 hsic        Hilbert-Schmidt criterion, Gaussian kernels     from 0, below 1
-pp_spatial  pearson after a trend in x and y is removed     -1 to 1
+pp_spatial  pearson of what a trend leaves: ``detrended``   -1 to 1
 ==========  ==============================================  ==========================
 
 None of them knows that neighbouring points of a map are alike: for significance see ``surrogates``.
@@ -66,16 +66,6 @@ def ranks(x: NDArray) -> NDArray:
     return found
 
 
-def spearman(x: NDArray, y: NDArray) -> NDArray:
-    """Return Spearman's rho, -1 to 1: Pearson's r of ranks, ties at their mean rank (Spearman 1904)."""
-    return pearson(ranks(x), ranks(y[:, None])[:, 0])
-
-
-def kendall(x: NDArray, y: NDArray) -> NDArray:
-    """Return Kendall's tau-b, -1 to 1, which allows for ties (Kendall 1945, Biometrika 33)."""
-    return Paired("kendall", y).scores(x)
-
-
 def without_trend(values: NDArray, x: NDArray, y: NDArray, degree: int) -> NDArray:
     """Return what a polynomial in map column ``x`` and row ``y`` (n,) leaves of values (n, ...), by least squares.
 
@@ -89,16 +79,11 @@ def without_trend(values: NDArray, x: NDArray, y: NDArray, degree: int) -> NDArr
     return values - basis @ (basis.T @ values)
 
 
-def pp_spatial(latents: NDArray, target: NDArray, x: NDArray, y: NDArray, degree: int = 1) -> NDArray:
-    """Return the partial Pearson correlation of latents and target given a polynomial trend in the place (x, y), -1 to 1.
+def detrended(values: NDArray, x: NDArray, y: NDArray, degree: int) -> NDArray:
+    """Return ``without_trend`` of columns (n, D), NaN where only rounding is left of a column.
 
     A trend takes out what changes across the whole region. It does not make neighbouring points independent.
     """
-    return pearson(detrended(latents, x, y, degree), detrended(target[:, None], x, y, degree)[:, 0])
-
-
-def detrended(values: NDArray, x: NDArray, y: NDArray, degree: int) -> NDArray:
-    """Return ``without_trend`` of columns (n, D), NaN where only rounding is left of a column."""
     rest = without_trend(values, x, y, degree)
     with np.errstate(invalid="ignore"):
         size = np.abs(np.asarray(values, np.float64)).max(0)
@@ -109,7 +94,22 @@ def detrended(values: NDArray, x: NDArray, y: NDArray, degree: int) -> NDArray:
 
 
 class Paired(NamedTuple):
-    """A metric of all pairs of points, with its target made ready: ``kendall``, ``mi``, ``dcorr`` or ``dcorr_corrected``."""
+    """A metric of all pairs of points, with its target made ready.
+
+    kendall
+        tau-b, which allows for ties (Kendall 1945, Biometrika 33).
+    mi
+        In nats by the estimator of Kraskov, Stoegbauer & Grassberger 2004 (eq. 8). Both are scaled to unit variance and parted
+        by a tiny, seeded noise, as scikit-learn's ``mutual_info_regression`` does: grey values are integers, and the estimator
+        is for values of which no two are alike. Near independence it scatters around 0 by some hundredths of a nat and is cut
+        at 0.
+    dcorr
+        The V-statistic of Szekely, Rizzo & Bakirov 2007 (Ann. Stat. 35). 0 means independence in infinitely many points only:
+        independent normal values have 0.31, 0.17, 0.09 of 30, 100, 400.
+    dcorr_corrected
+        Squared and without its bias, of U-centred distances: around 0 (also below) where independent, at most 1. Szekely &
+        Rizzo 2014, Ann. Stat. 42, eq. 3.3.
+    """
 
     metric: str
     y: NDArray  # (n,)
@@ -154,35 +154,9 @@ def apart(values: NDArray, seed: tuple[int, int]) -> NDArray:
     return values + NOISE * max(1.0, np.abs(values).mean()) * np.random.default_rng(seed).standard_normal(len(values))
 
 
-def mi(x: NDArray, y: NDArray, neighbours: int = 7, seed: int = 0) -> NDArray:
-    """Return the mutual information in nats, from 0, by the estimator of Kraskov, Stoegbauer & Grassberger 2004 (eq. 8).
-
-    Both are scaled to unit variance and parted by a tiny, seeded noise, as scikit-learn's ``mutual_info_regression`` does: grey
-    values are integers, and the estimator is for values of which no two are alike. Near independence it scatters around 0 by
-    some hundredths of a nat and is cut at 0.
-    """
-    return Paired("mi", y, neighbours, seed).scores(x)
-
-
 def information_coefficient(mi_nats: NDArray) -> NDArray:
     """Return sqrt(1 - exp(-2 MI)), 0 to 1: the |r| that a normal distribution of this mutual information has (Linfoot 1957)."""
     return np.sqrt(-np.expm1(-2 * mi_nats))
-
-
-def dcorr(x: NDArray, y: NDArray) -> NDArray:
-    """Return the distance correlation, 0 to 1: the V-statistic of Szekely, Rizzo & Bakirov 2007 (Ann. Stat. 35).
-
-    0 means independence in infinitely many points only: independent normal values have 0.31, 0.17, 0.09 of 30, 100, 400.
-    """
-    return Paired("dcorr", y).scores(x)
-
-
-def dcorr_corrected(x: NDArray, y: NDArray) -> NDArray:
-    """Return the bias-corrected squared distance correlation, around 0 (also below) where independent, at most 1.
-
-    Source: Szekely & Rizzo 2014, Ann. Stat. 42, eq. 3.3: of U-centred distances, without a root.
-    """
-    return Paired("dcorr_corrected", y).scores(x)
 
 
 # ---------------------------------------------------------------------------------------------------------- kernels

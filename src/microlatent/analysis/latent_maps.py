@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from microlatent.analysis.statistics import p_value
+
 CHUNK = 8192  # rows of latents held in memory at a time
 MISSING = -1  # of a map of labels: nothing lies there
 
@@ -247,5 +249,4 @@ def autocorrelation(
     for _ in range(num_permutations):
         dealt = z[np.lexsort((rng.random(num), code))]  # rows stay inside their image
         exceed += (dealt[pairs[:, 0]] * dealt[pairs[:, 1]]).sum(0) >= observed - 1e-12
-    p = np.where(np.isfinite(observed), (1 + exceed) / (1 + num_permutations), np.nan)
-    return Autocorrelation(observed, p, num, len(pairs))
+    return Autocorrelation(observed, p_value(exceed, num_permutations, observed), num, len(pairs))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from microlatent.systems.wells.trajectories import interval
+from microlatent.analysis.statistics import explained, interval, p_value, resampled
 
 ALPHAS = np.logspace(-6, 3, 19)  # ridge strength per patch, on standardised components; the top predicts the mean
 
@@ -96,7 +96,7 @@ def probe(folds: list[Fold], target: NDArray, groups: NDArray, num_permutations:
         offset = fold.z_train[train].mean(0)
         error[held] = (targets[held] - mean - (fold.z_test[test] - offset) @ weights) ** 2
         spread[held] = (targets[held] - mean) ** 2
-    r2 = 1 - error[known].sum(0) / spread[known].sum(0)
+    r2 = explained(error[known].sum(0), spread[known].sum(0))
     _, code = np.unique(groups[known], return_inverse=True)
     group_error, group_spread = (np.bincount(code, part[known, 0]) for part in (error, spread))
     low, high = interval(bootstrap(group_error, group_spread, seed))
@@ -104,7 +104,7 @@ def probe(folds: list[Fold], target: NDArray, groups: NDArray, num_permutations:
         r2=float(r2[0]),
         lo=low,
         hi=high,
-        p_permutation=float((1 + (r2[1:] >= r2[0]).sum()) / (1 + num_permutations)),
+        p_permutation=float(p_value((r2[1:] >= r2[0]).sum(), num_permutations, r2[0])),
         r2_permuted=float(np.median(r2[1:])),
         error=group_error,
         spread=group_spread,
@@ -163,9 +163,8 @@ def classify(folds: list[Fold], label: NDArray, groups: NDArray, seed: int = 0) 
 
 def bootstrap(error: NDArray, spread: NDArray, seed: int = 0, num: int = 1000) -> NDArray:
     """Return R2 or accuracy of resampled groups (num,); equal seeds draw equal groups, so probes can be compared in pairs."""
-    weights = np.random.default_rng(seed).multinomial(len(error), np.full(len(error), 1 / len(error)), size=num)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return 1 - (weights @ error) / (weights @ spread)
+    weights = resampled(np.random.default_rng(seed), len(error), num)
+    return explained(weights @ error, weights @ spread)
 
 
 def difference(first: Probe | ClassProbe, second: Probe | ClassProbe, seed: int = 0) -> tuple[float, float, float]:
@@ -235,12 +234,3 @@ def ridge_path(z: NDArray, y: NDArray) -> NDArray:
     projected = vectors.T @ (z.T @ y)
     shrunk = projected[None] / (np.maximum(values, 0)[None, :, None] + ALPHAS[:, None, None] * len(z))
     return vectors @ shrunk
-
-
-def holm(p: NDArray) -> NDArray:
-    """Return p-values corrected for the number of properties probed (Holm 1979)."""
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    result = np.empty(len(p))
-    result[order] = np.minimum(stepped, 1)
-    return result

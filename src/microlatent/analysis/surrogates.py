@@ -17,7 +17,7 @@ map, which calls too much significant. So maps are continued by their mirror ima
 
 Shapes: n points in a bounding box of R rows and C columns, D latent dimensions, S = 2R * 2C shifts, B surrogates.
 Source: toroidal shifts: Lotwick & Silverman 1982, J. R. Stat. Soc. B 44; phases: Theiler et al. 1992, Physica D 58 (amplitude
-adjusted); q-values: Benjamini & Hochberg 1995, J. R. Stat. Soc. B 57.
+adjusted).
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ BLOCK_BYTES = 128e6  # memory that a block of maps may take
 LEAST_SHARE = 0.5  # of the points that meet points on average must do so after a shift, or the shift does not count
 LEAST_MEETING = 10  # points that must do so in any case
 ROUNDING = 1e-12  # of the largest value: values that differ by less are constant
-TOLERANCE = 1e-9  # statistics that differ by less are equal: sums in another order are not the same to the last digit
 
 
 class Box(NamedTuple):
@@ -221,30 +220,3 @@ def blocks(num: int, floats_each: int) -> Iterator[slice]:
     step = max(1, min(64, int(BLOCK_BYTES / (8 * floats_each))))
     for start in range(0, num, step):
         yield slice(start, min(start + step, num))
-
-
-# ----------------------------------------------------------------------------------------------------- significance
-
-
-def exceeding(null: NDArray, observed: NDArray) -> tuple[NDArray, NDArray]:
-    """Return how many of the surrogates' statistics (D, B) reach the observed (D,), and how many are known (not NaN)."""
-    with np.errstate(invalid="ignore"):
-        return (null >= observed[:, None] - TOLERANCE).sum(1), np.isfinite(null).sum(1)
-
-
-def p_value(exceed: NDArray, num: NDArray, observed: NDArray) -> NDArray:
-    """Return (1 + number that reach the observed) / (1 + number of surrogates); NaN without an observation or surrogates."""
-    return np.where(np.isfinite(observed) & (num > 0), (1 + exceed) / (1 + num), np.nan)
-
-
-def benjamini_hochberg(p: NDArray) -> NDArray:
-    """Return q-values (D,): the least false discovery rate at which each is called.
-
-    NaN, a dimension that was not tested or has no value, counts as p = 1, which is conservative, and has q = 1.
-    """
-    p = np.where(np.isfinite(p), p, 1.0)
-    order = np.argsort(p, kind="stable")[::-1]
-    stepped = np.minimum.accumulate(p[order] * len(p) / np.arange(len(p), 0, -1))
-    q = np.empty(len(p))
-    q[order] = np.minimum(stepped, 1)
-    return q

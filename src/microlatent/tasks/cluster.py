@@ -18,13 +18,15 @@ import pandas as pd
 from microlatent import figures
 from microlatent.analysis import cluster_tables as tabulate
 from microlatent.analysis import clustering, components
-from microlatent.analysis.clustering import NOISE, Clustering, Stability
+from microlatent.analysis.agreement import agreement_with
+from microlatent.analysis.clustering import NOISE, Clustering
+from microlatent.analysis.stability import Stability, stability
+from microlatent.analysis.statistics import interval
 from microlatent.data.latents import Latents, Patches, extend, open_latents
 from microlatent.data.sections import PLACES, Section, choose, file_stems, sections
 from microlatent.drawing import clusters as drawing
 from microlatent.files import atomic, write_csv
 from microlatent.schemas import Settings
-from microlatent.systems.wells.trajectories import interval
 from microlatent.tasks import cluster_figures
 
 if TYPE_CHECKING:
@@ -56,11 +58,11 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     z = pca.transform(latents.x)
     found = clustering.cluster(z, train, task.method, task.num_clusters, task.max_clusters, task.min_cluster_size, seed)
     groups = resampled_groups(opened, train)
-    stable = clustering.stability(z, found, train, groups, task.method, task.min_cluster_size, seed=seed)
+    stable = stability(z, found, train, groups, task.method, task.min_cluster_size, seed=seed)
     width, widths = clustering.silhouettes(z, found.labels, seed)
     means = patches.moments(np.arange(len(latents))).mean
     plain = cluster_features(means, train, task.method, found.num, seed)
-    ari_markers = clustering.agreement(found.labels, plain)["ari"] if found.num > 1 else np.nan
+    ari_markers = agreement_with(found.labels, plain)["ari"] if found.num > 1 else np.nan
     names = [str(number + 1) for number in range(found.num)] + [drawing.NOISE_NAME] * bool((found.labels == NOISE).any())
     code = np.where(found.labels == NOISE, found.num, found.labels)
 
@@ -99,7 +101,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         "ari_marker_means": ari_markers,
     }
     if by is not None and found.num > 1:
-        numbers[f"nmi_{by}"] = clustering.agreement(found.labels, values)["nmi"]
+        numbers[f"nmi_{by}"] = agreement_with(found.labels, values)["nmi"]
     report(numbers, found, stable, train, task.method)
     for path in cluster_figures.draw(
         opened, tables, z, pca, found, code, names, chosen, means, by, ari_markers, settings, out / "figures"
@@ -249,7 +251,7 @@ def agreement_table(
     sources = {"latents": found.labels[rows], "marker_means": plain[rows], "pca_pixels": alone}
     records = [
         {"column": column, "clusters_of": source}
-        | clustering.agreement(labels, opened.latents.obs[column].to_numpy()[rows])
+        | agreement_with(labels, opened.latents.obs[column].to_numpy()[rows])
         | {"num_patches": len(rows)}
         for column in known_columns(opened.latents.obs)
         for source, labels in sources.items()

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from microlatent import figures
-from microlatent.analysis import clustering, components, latent_maps
+from microlatent.analysis import components, latent_maps
+from microlatent.analysis.agreement import agreement_with
 from microlatent.analysis.clustering import Clustering
 from microlatent.data.latents import Patches
 from microlatent.data.sections import file_stems, marker_images, marker_limits
@@ -86,7 +87,7 @@ def draw_sections(
     """Draw each image's clusters beside nuclei and the marker that tells the clusters apart best."""
     channels = opened.patches.channels
     nuclei = next((name for name in channels if NUCLEI.search(name)), channels[0])
-    apart = np.nan_to_num([clustering.agreement(code, column)["eta2"] for column in means.T])
+    apart = np.nan_to_num([agreement_with(code, column)["eta2"] for column in means.T])
     others = [channels[at] for at in np.argsort(-apart, kind="stable") if channels[at] != nuclei]
     beside = [nuclei, *others[:1]]
     stores = [(store, np.flatnonzero(opened.patches.store_of == at)) for at, store in enumerate(opened.patches.stores)]

@@ -17,6 +17,7 @@ import pandas as pd
 
 from microlatent import figures
 from microlatent.analysis import components, probe
+from microlatent.analysis.statistics import holm
 from microlatent.data.latents import Latents, Patches, extend, open_latents
 from microlatent.drawing import components as drawing
 from microlatent.files import write_csv
@@ -259,5 +260,5 @@ def run_probes(
         records.setdefault("accuracy" if is_label else "r2", []).append(record)
     tables = {score: pd.DataFrame(found) for score, found in records.items()}
     for kind in ("latent", "pca_pixels") if "r2" in tables else ():
-        tables["r2"][f"p_holm_{kind}"] = probe.holm(tables["r2"][f"p_permutation_{kind}"].to_numpy())
+        tables["r2"][f"p_holm_{kind}"] = holm(tables["r2"][f"p_permutation_{kind}"].to_numpy())
     return tables

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from microlatent.analysis import baselines
+from microlatent.analysis.statistics import explained
 from microlatent.data.source import PatchSource
 from microlatent.experiment import Trained
 from microlatent.progress import track
@@ -60,10 +61,10 @@ def write_baselines(
             for part in set(part_of[here]):
                 of = part_of[here] == part
                 for name, values in restored.items():
-                    found = baselines.explained(flat[of], values[of], mean)
+                    found = baselines.squares(flat[of], values[of], mean)
                     sums[part, name] = sums.get((part, name), np.zeros(2)) + found
             start += len(flat)
     return pd.DataFrame(
-        {"part": part or "none", "source": name, "explained_variance": 1 - error / variance, "width": width}
+        {"part": part or "none", "source": name, "explained_variance": float(explained(error, variance)), "width": width}
         for (part, name), (error, variance) in sorted(sums.items())
     )

@@ -22,6 +22,7 @@ import pandas as pd
 
 from microlatent.analysis import agreement, surrogates
 from microlatent.analysis.association import SIGNED, SIGNIFICANT, Null, associate, least_q, ranked, strength
+from microlatent.analysis.statistics import benjamini_hochberg
 from microlatent.data.latents import BASELINE
 from microlatent.files import write_csv
 from microlatent.progress import track
@@ -136,7 +137,7 @@ def partition_findings(target: Target, opened: Opened, settings: Settings) -> Fi
         k = [np.nan if one is None else one.max() + 1 for one in clusters]
         table = pd.DataFrame({"source": source, "dim": dims, kind: scores, "k_lat": k, "k_ref": target.about["k_ref"]})
         rank = ranked(scores)
-        table = table.assign(**{f"p_{kind}": p, f"q_{kind}": surrogates.benjamini_hochberg(p), f"rank_{kind}": rank})
+        table = table.assign(**{f"p_{kind}": p, f"q_{kind}": benjamini_hochberg(p), f"rank_{kind}": rank})
         parts.append(table.assign(mean_reciprocal_rank=np.nan_to_num(1 / rank), combined_rank=rank))
         tested = {kind: int(np.isfinite(p).sum())}
         about[source] = {"surrogates": {kind: num}, "tested": tested, "num_points": len(labels)}

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from microlatent.analysis import clustering, components
+from microlatent.analysis import clustering, components, stability
+from microlatent.analysis.agreement import agreement_with
 from microlatent.analysis.clustering import NOISE, Clustering
 
 REFIT_STARTS = 1  # of mixtures that are refitted: fewer than the fit has, so what is stable is stable with more
@@ -65,8 +66,8 @@ def stability_table(
     refits = {"num_refits": num_refits, "seed": seed, "num_starts": REFIT_STARTS}
     density = {name: options[name] for name in ("min_cluster_size", "min_samples", "eps") if name in options}
     if method in ("gmm", "kmeans"):  # the others draw nothing at random
-        tables.append((SEEDS, clustering.seed_stability(z, found, everything, method, **refits)))
-    stable = clustering.stability(z, found, everything, groups, method, **refits, **density)
+        tables.append((SEEDS, stability.seed_stability(z, found, everything, method, **refits)))
+    stable = stability.stability(z, found, everything, groups, method, **refits, **density)
     tables.append((BLOCKS, stable.ari))
     frames = [pd.DataFrame({"kind": kind, "refit": np.arange(len(ari)), "ari": ari}) for kind, ari in tables]
     return pd.concat(frames, ignore_index=True), stable.jaccard
@@ -131,7 +132,7 @@ def agreement_table(
         if not rows.any():
             continue
         for source, (found, width) in sources.items():
-            scores = clustering.agreement(found[rows], truth[rows].astype(int))
+            scores = agreement_with(found[rows], truth[rows].astype(int))
             number = len(np.unique(found[rows][found[rows] != NOISE]))
             record = {"column": column, "clusters_of": source, "num_features": width, "ari": scores["ari"], "nmi": scores["nmi"]}
             record |= {"num_clusters": number, "num_labels": len(np.unique(truth[rows])), "num_points": int(rows.sum())}

@@ -17,7 +17,7 @@ import pandas as pd
 
 from microlatent import figures
 from microlatent.analysis import latent_maps
-from microlatent.analysis.probe import holm
+from microlatent.analysis.statistics import holm
 from microlatent.data.latents import Latents, Patches, open_latents
 from microlatent.data.sections import (
     DISPLAY_PX,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from microlatent.analysis.statistics import interval
 from microlatent.data.latents import Latents, Patches, open_latents
 from microlatent.files import write_csv
 from microlatent.schemas import Settings
@@ -170,7 +171,7 @@ def prediction_table(results: dict[str, analysis.Prediction], count: int) -> pd.
     """Return one row per set of features, and their difference with its interval over the same resampled subjects."""
     rows = [{"features": name, "subjects": count} | result_row(result) for name, result in results.items()]
     first, second = results.values()
-    low, high = analysis.percentiles(first.auc_drawn - second.auc_drawn)
+    low, high = interval(first.auc_drawn - second.auc_drawn, most_undefined=analysis.MAX_UNDEFINED)
     gain = {"features": "latents less marker means", "subjects": count, "auc": first.auc - second.auc}
     return pd.DataFrame([*rows, gain | {"auc_lo": low, "auc_hi": high}])
 

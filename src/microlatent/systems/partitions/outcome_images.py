@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from microlatent import figures
+from microlatent.analysis.statistics import resampled
 from microlatent.progress import track
 from microlatent.schemas import Settings
 from microlatent.systems.partitions import conditional
@@ -243,7 +244,7 @@ def way_changes(
         weights = np.zeros(len(labels))
         for value in (0, 1):
             own = np.flatnonzero(labels == value)
-            weights[own] = rng.multinomial(len(own), np.full(len(own), 1 / len(own)))
+            weights[own] = resampled(rng, len(own))
         found.append(change(labels, weights))
         permuted.append(change(rng.permutation(labels), None))
     return np.array(found), np.array(permuted)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from microlatent.analysis.statistics import exceeding, interval, p_value, resampled
 from microlatent.systems.partitions import logistic
 
 FEWEST = 5  # subjects of each outcome: of 4 and 4 there are 70 assignments, and a fold would learn from 3 of an outcome
@@ -106,12 +107,12 @@ def predict(
     # Each pair by the subject of outcome 1 (rows) and of outcome 0.
     table = [(part + part.T)[np.ix_(labels == 1, labels == 0)] for part in (pair_wins, pair_trials)]
     draws = bootstrap_auc(*table, num_bootstraps, seed)
-    interval = auc_interval(*table, draws)
+    low, high = auc_interval(*table, draws)
     scores = np.divide(total, times, out=np.full(len(labels), np.nan), where=times > 0)
     accuracy = balanced_accuracy(scores[times > 0], labels[times > 0])
-    p = (1 + int((found[1:] >= found[0] - 1e-9).sum())) / (1 + num_permutations)
+    p = float(p_value(*exceeding(found[None, 1:], found[:1]), found[:1])[0])
     compared = float((table[1] > 0).mean())
-    return Prediction(scores, float(found[0]), *interval, *accuracy, p, compared, found[1:], draws)
+    return Prediction(scores, float(found[0]), low, high, *accuracy, p, compared, found[1:], draws)
 
 
 def refuse_nothing(trials: NDArray, labels: NDArray, folds: str) -> None:
@@ -214,17 +215,9 @@ def bootstrap_auc(wins: NDArray, trials: NDArray, num: int, seed: int = 0) -> ND
     where no pair of the resampled subjects was tried.
     """
     rng = np.random.default_rng([seed, 1])
-    first, second = (rng.multinomial(size, np.full(size, 1 / size), size=num) for size in wins.shape)
+    first, second = (resampled(rng, size, num) for size in wins.shape)
     won, tried = (((first @ part) * second).sum(1) for part in (wins, trials))
     return np.divide(won, tried, out=np.full(num, np.nan), where=tried > 0)
-
-
-def percentiles(draws: NDArray) -> tuple[float, float]:
-    """Return the 2.5 % and the 97.5 % quantile of the resamples that are defined; NaN where too many are not."""
-    if np.isnan(draws).mean() > MAX_UNDEFINED:
-        return np.nan, np.nan
-    low, high = np.nanquantile(draws, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def auc_interval(wins: NDArray, trials: NDArray, draws: NDArray) -> tuple[float, float]:
@@ -235,7 +228,7 @@ def auc_interval(wins: NDArray, trials: NDArray, draws: NDArray) -> tuple[float,
     with its term of single pairs for those that were tried.
     """
     found = wins.sum() / trials.sum()
-    low, high = percentiles(draws)
+    low, high = interval(draws, most_undefined=MAX_UNDEFINED)
     if 0 < found < 1 and np.isfinite(low):
         return low, high
     half, tried = sum(wins.shape) / 2 - 1, (trials > 0).sum()

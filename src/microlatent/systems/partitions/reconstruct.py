@@ -14,6 +14,7 @@ import psutil
 import tifffile
 import torch
 
+from microlatent.analysis.statistics import explained
 from microlatent.config import nearest
 from microlatent.data.folders import origin_of, preflight_outputs, raw_folder
 from microlatent.device import choose_device
@@ -211,7 +212,7 @@ def measure(result: Result, image: TissueImage, part: str, threshold: float, tra
         if counts is not None:
             original, again = result.counts[number].astype(np.float64), counts[number].astype(np.float64)
             squared, spread = float(np.mean((again - original) ** 2)), float(original.var())
-            row |= {"rmse_counts": squared**0.5, "r2": 1 - squared / spread if spread else np.nan}
+            row |= {"rmse_counts": squared**0.5, "r2": float(explained(squared, spread))}
             both = spread**0.5 * float(again.std())
             product = float(np.mean((original - original.mean()) * (again - again.mean())))
             row["correlation"] = product / both if both else np.nan

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from microlatent.analysis.statistics import principal_axes
+
 MAX_COMPONENTS = 6  # of the latents, before spread and composition are taken
 MAX_ROWS = 20_000  # to which k-means is fitted
 CHUNK = 4096
@@ -39,8 +41,7 @@ def fit_components(x: NDArray, subject: NDArray, share: float = 0.9, most: int =
         part, own = np.asarray(x[start : start + CHUNK], float), weight[start : start + CHUNK]
         mean += own @ part
         second += part.T @ (own[:, None] * part)
-    values, vectors = np.linalg.eigh(second - np.outer(mean, mean))
-    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    values, vectors = principal_axes(second - np.outer(mean, mean))
     if values[0] <= 1e-12 * max(1.0, float(np.abs(mean).max()) ** 2):
         raise ValueError(
             "The latents of all partitions are the same, so they tell nothing of an outcome. Train the model longer."

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from microlatent.analysis.statistics import interval, resampled
+
 CHUNK = 4096  # pairs of latents compared at a time
 
 
@@ -131,10 +133,7 @@ def compare(pairs: Steps, num_bootstrap: int = 1000, seed: int = 0) -> Compariso
     if not len(step):
         return Comparison(*[np.nan] * 8, num_tracks=0, num_steps=0)
     rng = np.random.default_rng(seed)
-    draws = [
-        measure(rng.multinomial(len(names), np.full(len(names), 1 / len(names))).astype(float)) for _ in range(num_bootstrap)
-    ]
-    drawn = np.array(draws)
+    drawn = np.array([measure(resampled(rng, len(names)).astype(float)) for _ in range(num_bootstrap)])
     median_step, median_random, shorter = measure(np.ones(len(names)))
     ratio_lo, ratio_hi = interval(drawn[:, 0] / drawn[:, 1])
     return Comparison(
@@ -156,15 +155,6 @@ def weighted_median(ordered: NDArray, weight: NDArray) -> float:
     half = cumulated[-1] / 2
     low, high = np.searchsorted(cumulated, half, "left"), np.searchsorted(cumulated, half, "right")
     return float(ordered[low] + ordered[min(high, len(ordered) - 1)]) / 2
-
-
-def interval(draws: NDArray, share: float = 0.95) -> tuple[float, float]:
-    """Return the central interval of bootstrap draws; NaN draws (nothing to measure in that sample) are left out."""
-    draws = draws[np.isfinite(draws)]
-    if not len(draws):
-        return np.nan, np.nan
-    low, high = np.quantile(draws, ((1 - share) / 2, (1 + share) / 2))
-    return float(low), float(high)
 
 
 def motion(
@@ -250,8 +240,7 @@ def mean_squared_displacement(
     enough = (counts > 0).sum(0) >= 3
     lags, squares, counts = lags[enough], squares[:, enough], counts[:, enough]
     rng = np.random.default_rng(seed)
-    num = max(1, len(kept))
-    weights = rng.multinomial(num, np.full(num, 1 / num), size=num_bootstrap)[:, : len(kept)]
+    weights = resampled(rng, max(1, len(kept)), num_bootstrap)[:, : len(kept)]
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = (weights @ squares) / (weights @ counts)
         msd = squares.sum(0) / counts.sum(0)
