@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from microlatent import figures
 from microlatent.analysis.latent_maps import MISSING
-from microlatent.drawing.tiles import GAP_MM, Tiles
+from microlatent.drawing.sheet import TILE_GAP_MM, Tiles
 
 # Okabe-Ito, then four of Tol's muted scheme; no more than twelve colours can be told apart, the smallest clusters share grey.
 PALETTE = (*figures.OKABE_ITO[:6], "#F0E442", "#882255", "#44AA99", "#999933", "#661100", "#000000")
@@ -145,7 +145,7 @@ def draw_exemplars(
     path: Path,
 ) -> Path:
     """Draw the patches nearest to each cluster's centre, (n, Y, X) each, all on one scale."""
-    tile = min(20.0, (figures.PAGE_MM - LABEL_MM) / num_columns - GAP_MM)
+    tile = min(20.0, (figures.PAGE_MM - LABEL_MM) / num_columns - TILE_GAP_MM)
     tiles = Tiles(len(patches), num_columns, tile, LABEL_MM, title, foot_mm=13)
     for row, (group, name, colour) in enumerate(zip(patches, names, colours(names), strict=True)):
         tiles.label(row, f"cluster {name}")
@@ -154,6 +154,6 @@ def draw_exemplars(
         for column, patch in enumerate(group):
             shown = tiles.image(row, column, patch, *limits)
     tiles.caption(0, 0, "nearest")
-    tiles.scale_bar(patches[0].shape[-1], pixel_um)
+    tiles.tile_bar(patches[0].shape[-1], pixel_um)
     tiles.colour_bar(shown, 0, min(2, num_columns - 1), "intensity (counts)", 4)
     return tiles.save(path)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from microlatent import figures
 from microlatent.analysis.components import PCA
-from microlatent.drawing.tiles import GAP_MM, Tiles
+from microlatent.drawing.sheet import TILE_GAP_MM, Tiles
 
 LABEL_MM, NARROW_LABEL_MM = 22.0, 14.0
 
@@ -61,7 +61,7 @@ def draw_scatter(
 def draw_means(means: NDArray, names: Sequence[str], title: str, pixel_um: float | None, path: Path) -> Path:
     """Draw the mean patch (K, Q, Y, X) of each quantile of each component, and the change from the lowest to the highest."""
     rows, quantiles = means.shape[:2]
-    tile = min(26.0, (figures.PAGE_MM - NARROW_LABEL_MM) / (quantiles + 1) - GAP_MM)
+    tile = min(26.0, (figures.PAGE_MM - NARROW_LABEL_MM) / (quantiles + 1) - TILE_GAP_MM)
     tiles = Tiles(rows, quantiles + 1, tile, NARROW_LABEL_MM, title, foot_mm=13)
     vmin, vmax = figures.limits(means, 0, 100)
     change = means[:, -1] - means[:, 0]
@@ -74,7 +74,7 @@ def draw_means(means: NDArray, names: Sequence[str], title: str, pixel_um: float
     for column in range(quantiles):
         tiles.caption(0, column, quantile_name(column, quantiles))
     tiles.caption(0, quantiles, "highest \u2212 lowest")
-    tiles.scale_bar(means.shape[-1], pixel_um)
+    tiles.tile_bar(means.shape[-1], pixel_um)
     tiles.colour_bar(shown, 0, quantiles - 1, "mean intensity (counts)", 6)
     tiles.colour_bar(changed, quantiles, quantiles, "change (counts)", 4)
     return tiles.save(path)
@@ -90,7 +90,7 @@ def draw_gallery(
     path: Path,
 ) -> Path:
     """Draw typical patches of each quantile, (n, Y, X) each; the labels say how closely the other components were held."""
-    tile = min(22.0, (figures.PAGE_MM - LABEL_MM) / num_columns - GAP_MM)
+    tile = min(22.0, (figures.PAGE_MM - LABEL_MM) / num_columns - TILE_GAP_MM)
     tiles = Tiles(len(patches), num_columns, tile, LABEL_MM, title)
     for row, (group, band) in enumerate(zip(patches, bands, strict=True)):
         held = "others free" if band == (0.0, 1.0) else f"others {100 * band[0]:.0f}\u2013{100 * band[1]:.0f} %"
@@ -99,7 +99,7 @@ def draw_gallery(
             tiles.image(row, column, patch, *limits)
     tiles.caption(0, 0, "lower score")
     tiles.caption(0, num_columns - 1, "higher score")
-    tiles.scale_bar(patches[0].shape[-1], pixel_um)
+    tiles.tile_bar(patches[0].shape[-1], pixel_um)
     return tiles.save(path)
 
 

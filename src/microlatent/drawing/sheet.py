@@ -1,4 +1,7 @@
-"""Figures of images of tissue: latents, markers and clusters at their places, one scale for all images."""
+"""A page in millimetres on a single axes: images, words, colour bars and scale bars at their places, and a grid of tiles.
+
+Sixty axes would take seconds to draw, one does not.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from microlatent import figures
 
 HOLE = "#D7E5F5"  # where nothing lies: this pale blue is no value of the latents' map, nor of the markers' greys
-GAP_MM, EDGE_MM, TITLE_MM, HEADING_MM, NAME_MM, BAR_MM = 3.0, 3.0, 7.0, 6.0, 4.0, 5.5
-LEGEND_MM, LINE_MM = 27.0, 3.6
-MAX_COLUMNS, MAX_TILE_MM = 6, 52.0
+GAP_MM, EDGE_MM, TITLE_MM, NAME_MM, LINE_MM = 3.0, 3.0, 7.0, 4.0, 3.6
+MAX_TILE_MM = 52.0
+TILE_GAP_MM, TILE_TITLE_MM, CAPTION_MM = 1.2, 6.0, 3.6  # of ``Tiles``, which are small
 
 
 class Panel(NamedTuple):
@@ -28,24 +33,19 @@ class Panel(NamedTuple):
     cmap: str = figures.CONTINUOUS
 
 
-class Block(NamedTuple):
-    """Panels under a heading."""
-
-    heading: str
-    panels: list[Panel]
-
-
 class Sheet:
-    """A page in millimetres on a single axes, y downwards (an axes for each panel would take seconds to draw)."""
+    """A page in millimetres, y downwards; the title stands in the middle of the ``title_mm`` at its top."""
 
-    def __init__(self, width_mm: float, height_mm: float, title: str) -> None:
+    def __init__(
+        self, width_mm: float, height_mm: float, title: str, left_mm: float = EDGE_MM, title_mm: float = TITLE_MM
+    ) -> None:
         self.width, self.height = width_mm, height_mm
         self.fig, self.ax = figures.new(1, 1, width_mm, height_mm)
         self.fig.set_layout_engine(None)
         self.ax.set_position((0, 0, 1, 1))
         self.ax.set_axis_off()
         self.ax.set(xlim=(0, width_mm), ylim=(height_mm, 0), autoscale_on=False)
-        self.text(EDGE_MM, TITLE_MM / 2, title, 8, va="center")
+        self.text(left_mm, title_mm / 2, title, 8, va="center")
 
     def text(self, x: float, y: float, text: str, size: float = 6.5, **look: str) -> None:
         """Write at a place."""
@@ -101,6 +101,74 @@ class Sheet:
         return figures.save(self.fig, path)
 
 
+class Tiles(Sheet):
+    """A page of small square images by row and column, with captions above and labels at the left.
+
+    Parameters
+    ----------
+    tile_mm
+        Side of an image in print.
+    label_mm
+        Room for the rows' labels, at the left.
+    caption_every_row
+        Captions above each row rather than above the first alone.
+    foot_mm
+        Room below, for colour bars.
+    """
+
+    def __init__(
+        self,
+        nrows: int,
+        ncols: int,
+        tile_mm: float,
+        label_mm: float,
+        title: str,
+        caption_every_row: bool = False,
+        foot_mm: float = 1.0,
+    ) -> None:
+        self.tile, self.left, self.nrows = tile_mm, label_mm, nrows
+        self.every = caption_every_row
+        width = label_mm + ncols * (tile_mm + TILE_GAP_MM)
+        captions = (nrows if caption_every_row else 1) * CAPTION_MM
+        height = TILE_TITLE_MM + captions + nrows * (tile_mm + TILE_GAP_MM) + foot_mm
+        super().__init__(width, height, title, label_mm, TILE_TITLE_MM)
+
+    def corner(self, row: int, column: int) -> tuple[float, float]:
+        """Return the upper left corner of a tile, mm from that of the figure."""
+        x = self.left + column * (self.tile + TILE_GAP_MM)
+        return x, TILE_TITLE_MM + CAPTION_MM + row * (self.tile + TILE_GAP_MM + CAPTION_MM * self.every)
+
+    def image(self, row: int, column: int, pixels: NDArray, vmin: float, vmax: float, cmap: str = figures.INTENSITY) -> AxesImage:
+        """Show one plane (Y, X)."""
+        x, y = self.corner(row, column)
+        extent = (x, x + self.tile, y + self.tile, y)
+        return self.ax.imshow(pixels, cmap=cmap, vmin=vmin, vmax=vmax, extent=extent, aspect="auto")
+
+    def caption(self, row: int, column: int, text: str) -> None:
+        """Write above a tile."""
+        x, y = self.corner(row, column)
+        self.text(x + self.tile / 2, y - 0.7, text, ha="center", va="bottom")
+
+    def label(self, row: int, text: str) -> None:
+        """Write left of a row."""
+        self.text(self.left - 1.5, self.corner(row, 0)[1] + self.tile / 2, text, ha="right", va="center")
+
+    def tile_bar(self, num_px: int, pixel_um: float | None) -> None:
+        """Draw a scale bar into the first tile, whose image has ``num_px`` columns."""
+        self.scale_bar(*self.corner(0, 0), self.tile, self.tile, (num_px, num_px), pixel_um)
+
+    def colour_bar(self, picture: AxesImage, first: int, last: int, label: str, num_ticks: int) -> None:
+        """Draw a colour bar below some columns."""
+        x0, y = self.corner(self.nrows - 1, first)
+        x1 = self.corner(0, last)[0] + self.tile
+        top = (y + self.tile + 2.2) / self.height
+        axes = self.fig.add_axes((x0 / self.width, 1 - top - 2.0 / self.height, (x1 - x0) / self.width, 2.0 / self.height))
+        bar = self.fig.colorbar(picture, cax=axes, orientation="horizontal", label=label)
+        bar.outline.set_linewidth(0.4)
+        # Ticks at the very ends would run into a neighbouring bar's.
+        axes.xaxis.set_major_locator(MaxNLocator(num_ticks, prune="both"))
+
+
 def number(value: float) -> str:
     """Return a number for the end of a colour bar, with the true minus sign."""
     return (f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}").replace("-", "\u2212")
@@ -113,66 +181,3 @@ def tile_size(shape_px: tuple[int, int], num_columns: int, room_mm: float) -> tu
     if width * tall > 1.4 * MAX_TILE_MM:
         width = 1.4 * MAX_TILE_MM / tall
     return width, width * tall
-
-
-def fewest_gaps(counts: Sequence[int]) -> int:
-    """Return the number of columns (4 to 6, fewer for few panels) that leaves the fewest places empty, the larger of equals."""
-    allowed = range(MAX_COLUMNS, 3, -1) if max(counts) > 3 else (max(counts),)
-    return min((columns for columns in allowed), key=lambda columns: sum(-count % columns for count in counts))
-
-
-def draw_section(
-    blocks: Sequence[Block],
-    shape_px: tuple[int, int],
-    pixel_um: float | None,
-    title: str,
-    path: Path,
-    legend: Sequence[tuple[str, str]] = (),
-) -> Path:
-    """Draw the planes of one image block by block; the legend, if any, stands right of the panels."""
-    room = figures.PAGE_MM - 2 * EDGE_MM - (LEGEND_MM + GAP_MM if legend else 0)
-    columns = fewest_gaps([len(block.panels) for block in blocks])
-    width, height = tile_size(shape_px, columns, room)
-    row_mm = NAME_MM + height + BAR_MM
-    rows = [-(-len(block.panels) // columns) for block in blocks]
-    total = TITLE_MM + sum(HEADING_MM + count * row_mm for count in rows) + 1.0
-    sheet = Sheet(figures.PAGE_MM, max(total, TITLE_MM + HEADING_MM + NAME_MM + len(legend) * LINE_MM + 2.0), title)
-    top, first = TITLE_MM, True
-    for block, count in zip(blocks, rows, strict=True):
-        sheet.text(EDGE_MM, top + HEADING_MM / 2, block.heading, va="center", color="#555555")
-        for place, panel in enumerate(block.panels):
-            x = EDGE_MM + place % columns * (width + GAP_MM)
-            y = top + HEADING_MM + place // columns * row_mm + NAME_MM
-            sheet.text(x, y - 0.8, panel.name, 7, va="bottom")
-            sheet.picture(x, y, width, height, panel, shape_px)
-            if panel.limits:
-                sheet.bar(x, y + height + 1.0, width, panel)
-            if first:
-                sheet.scale_bar(x, y, width, height, shape_px, pixel_um)
-                first = False
-        top += HEADING_MM + count * row_mm
-    sheet.legend(EDGE_MM + columns * (width + GAP_MM), TITLE_MM + HEADING_MM + NAME_MM, legend)
-    return sheet.save(path)
-
-
-def draw_contact(
-    panels: Sequence[Panel], shapes_px: Sequence[tuple[int, int]], pixel_um: float | None, title: str, label: str, path: Path
-) -> Path:
-    """Draw one plane of many images side by side, all to one scale of length and of colour."""
-    largest = tuple(max(shape[axis] for shape in shapes_px) for axis in (0, 1))
-    columns = min(len(panels), 4 if len(panels) <= 8 else 6 if len(panels) <= 24 else 8)
-    width, height = tile_size(largest, columns, figures.PAGE_MM - 2 * EDGE_MM)
-    row_mm = height + NAME_MM + 1.5
-    rows = -(-len(panels) // columns)
-    sheet = Sheet(figures.PAGE_MM, TITLE_MM + rows * row_mm + 1.2 * BAR_MM, title)
-    for place, (panel, shape) in enumerate(zip(panels, shapes_px, strict=True)):
-        x, y = EDGE_MM + place % columns * (width + GAP_MM), TITLE_MM + place // columns * row_mm + NAME_MM
-        size = width * shape[1] / largest[1], height * shape[0] / largest[0]
-        sheet.text(x, y - 0.8, panel.name, 6, va="bottom")
-        sheet.picture(x, y, *size, panel, shape)
-        if not place:
-            sheet.scale_bar(x, y, *size, shape, pixel_um)
-    y = TITLE_MM + rows * row_mm + 1.0
-    sheet.bar(EDGE_MM, y, 50.0, panels[0])
-    sheet.text(EDGE_MM + 53.0, y + 0.75, label, va="center")
-    return sheet.save(path)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from microlatent import figures
-from microlatent.drawing.tiles import GAP_MM, Tiles
+from microlatent.drawing.sheet import TILE_GAP_MM, Tiles
 
 LABEL_MM = 20.0
 
@@ -45,7 +45,7 @@ def curves(history: pd.DataFrame, labels: dict[str, str], path: Path) -> Path:
 
 def reconstructions(x: np.ndarray, x_hat: np.ndarray, channels: list[str], pixel_um: float | None, path: Path) -> Path:
     """Draw patches (B, C, Y, X) above their reconstructions, a pair of rows per channel, one intensity scale per channel."""
-    tile = min(20.0, (figures.PAGE_MM - LABEL_MM) / len(x) - GAP_MM)
+    tile = min(20.0, (figures.PAGE_MM - LABEL_MM) / len(x) - TILE_GAP_MM)
     tiles = Tiles(2 * len(channels), len(x), tile, LABEL_MM, "Held-out patches and their reconstructions")
     for channel, name in enumerate(channels):
         low, high = figures.limits(x[:, channel])
@@ -53,13 +53,13 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray, channels: list[str], pixel
             tiles.label(2 * channel + row, f"{name}\n{title}")
             for column, image in enumerate(images[:, channel]):
                 tiles.image(2 * channel + row, column, image, low, high)
-    tiles.scale_bar(x.shape[-1], pixel_um)
+    tiles.tile_bar(x.shape[-1], pixel_um)
     return tiles.save(path)
 
 
 def reconstruction(x: np.ndarray, x_hat: np.ndarray, channels: list[str], title: str, pixel_um: float | None, path: Path) -> Path:
     """Draw one patch (C, Y, X) above its reconstruction, a column per channel, both rows on the intensity scale of the patch."""
-    tile = min(24.0, (figures.PAGE_MM - LABEL_MM) / len(channels) - GAP_MM)
+    tile = min(24.0, (figures.PAGE_MM - LABEL_MM) / len(channels) - TILE_GAP_MM)
     tiles = Tiles(2, len(channels), tile, LABEL_MM, title)
     for row, (images, word) in enumerate(((x, "original"), (x_hat, "reconstructed"))):
         tiles.label(row, word)
@@ -67,5 +67,5 @@ def reconstruction(x: np.ndarray, x_hat: np.ndarray, channels: list[str], title:
             tiles.image(row, column, image, *figures.limits(x[column], 0.5, 99.5))
     for column, name in enumerate(channels):
         tiles.caption(0, column, name)
-    tiles.scale_bar(x.shape[-1], pixel_um)
+    tiles.tile_bar(x.shape[-1], pixel_um)
     return tiles.save(path)

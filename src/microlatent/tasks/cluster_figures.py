@@ -17,7 +17,8 @@ from microlatent.analysis.clustering import Clustering
 from microlatent.data.latents import Patches
 from microlatent.data.sections import file_stems, marker_images, marker_limits
 from microlatent.drawing import clusters as drawing
-from microlatent.drawing.sheet import Block, Panel, draw_section
+from microlatent.drawing.sections import Block, draw_section
+from microlatent.drawing.sheet import Panel
 from microlatent.progress import track
 from microlatent.schemas import Settings
 

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from microlatent import figures
-from microlatent.drawing.tiles import GAP_MM, Tiles
+from microlatent.drawing.sheet import TILE_GAP_MM, Tiles
 from microlatent.systems.partitions.prediction import Prediction
 
 LABEL_MM = 27.0
@@ -69,7 +69,7 @@ def draw_path(images: NDArray, scale: Scale, outcomes: Sequence[str], title: str
     tiles.caption(0, 0, outcomes[0])
     tiles.caption(0, steps - 1, outcomes[1])
     tiles.caption(0, steps, "change")
-    tiles.scale_bar(images.shape[-1], pixel_um)
+    tiles.tile_bar(images.shape[-1], pixel_um)
     return tiles.save(path)
 
 
@@ -88,13 +88,13 @@ def draw_pair(
         tiles.caption(0, column, text)
     x, top = tiles.corner(0, first)
     bottom = tiles.corner(images[0].shape[1] - 1, first)[1] + tiles.tile
-    tiles.ax.plot([x - GAP_MM / 2] * 2, [top - 3, bottom], color="#D55E00", linewidth=1.2)
-    tiles.scale_bar(images[0].shape[-1], pixel_um)
+    tiles.ax.plot([x - TILE_GAP_MM / 2] * 2, [top - 3, bottom], color="#D55E00", linewidth=1.2)
+    tiles.tile_bar(images[0].shape[-1], pixel_um)
     return tiles.save(path)
 
 
 def _grid(rows: int, columns: int, title: str, foot: str) -> Tiles:
-    tile = min(MAX_TILE_MM, (figures.PAGE_MM - LABEL_MM) / columns - GAP_MM)
+    tile = min(MAX_TILE_MM, (figures.PAGE_MM - LABEL_MM) / columns - TILE_GAP_MM)
     tiles = Tiles(rows, columns, tile, LABEL_MM, title, foot_mm=5.0)
     tiles.ax.text(LABEL_MM, tiles.height - 2.0, foot, fontsize=6.5, color=figures.GREY, va="center")
     return tiles

@@ -29,7 +29,8 @@ from microlatent.data.sections import (
     marker_limits,
     sections,
 )
-from microlatent.drawing import sheet as drawing
+from microlatent.drawing import sections as drawing
+from microlatent.drawing.sheet import Panel
 from microlatent.files import write_csv
 from microlatent.progress import track
 from microlatent.schemas import Settings
@@ -198,11 +199,11 @@ def draw_image(
 ) -> Path:
     """Draw the chosen latents and markers of one image."""
     latent = [
-        drawing.Panel(f"latent {dim}", latent_maps.tissue_map(column[section.rows], *section.places), section.step_px, scale)
+        Panel(f"latent {dim}", latent_maps.tissue_map(column[section.rows], *section.places), section.step_px, scale)
         for dim, column, scale in zip(dims, values.T, scales, strict=True)
     ]
     markers = [
-        drawing.Panel(name, picture, section.block_px, grey, figures.INTENSITY)
+        Panel(name, picture, section.block_px, grey, figures.INTENSITY)
         for name, picture, grey in zip(channels, marker_images(section, channels), greys, strict=True)
     ]
     holes = any(np.isnan(panel.picture).any() for panel in latent)
@@ -224,7 +225,7 @@ def draw_contact(
         picked = [shown[at] for at in sorted(np.argsort(turn, kind="stable")[:CONTACT_IMAGES])]
         log.info(f"The contact sheet shows {len(picked)} of {len(shown)} images, some of every subject.")
     panels = [
-        drawing.Panel(section.name, latent_maps.tissue_map(column[section.rows], *section.places), section.step_px, scale)
+        Panel(section.name, latent_maps.tissue_map(column[section.rows], *section.places), section.step_px, scale)
         for section in picked
     ]
     sizes = {section.pixel_um(settings) for section in picked}

@@ -13,7 +13,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from microlatent import figures
-from microlatent.drawing.tiles import GAP_MM, Tiles
+from microlatent.drawing.sheet import TILE_GAP_MM, Tiles
 from microlatent.systems.wells.trajectories import Comparison, Displacement, Steps
 
 LABEL_MM = 24.0  # room for the names of the film strips
@@ -107,7 +107,7 @@ def draw_displacement(displacement: Displacement, path: Path) -> Path:
 def draw_films(films: Sequence[Film], title: str, pixel_um: float | None, path: Path) -> Path:
     """Draw each cell's patches along time, one row per cell, all with the same contrast."""
     ncols = max(len(film.patches) for film in films)
-    tile = min(24.0, (figures.PAGE_MM - LABEL_MM) / ncols - GAP_MM)
+    tile = min(24.0, (figures.PAGE_MM - LABEL_MM) / ncols - TILE_GAP_MM)
     tiles = Tiles(len(films), ncols, tile, LABEL_MM, title, caption_every_row=True)
     vmin, vmax = figures.limits(np.concatenate([film.patches.ravel() for film in films]), 0.5, 99.5)
     for row, film in enumerate(films):
@@ -115,5 +115,5 @@ def draw_films(films: Sequence[Film], title: str, pixel_um: float | None, path: 
         for column, (caption, patch) in enumerate(zip(film.captions, film.patches, strict=True)):
             tiles.image(row, column, patch, vmin, vmax)
             tiles.caption(row, column, caption)
-    tiles.scale_bar(films[0].patches.shape[-1], pixel_um)
+    tiles.tile_bar(films[0].patches.shape[-1], pixel_um)
     return tiles.save(path)
