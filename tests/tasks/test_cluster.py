@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from microlatent.analysis import clustering, stability
 from microlatent.analysis.agreement import agreement_with
-from microlatent.data.latents import Latents
+from microlatent.data.latents import Latents, add_clusters
 from microlatent.drawing import clusters as drawing
 from microlatent.schemas import ClusterConfig, Settings
 from microlatent.systems.partitions.schema import PartitionsConfig
@@ -193,7 +193,7 @@ def test_table_keeps_all_it_had_and_gains_the_clusters(done, folder):
 
 def test_clustering_again_replaces_the_column(done, tmp_path):
     latents = Latents.open(done[1] / "latents.h5ad")
-    cluster.save_column(latents, tmp_path / "again.h5ad", pd.Categorical(["9"] * len(latents)), {"method": "kmeans"})
+    add_clusters(latents, tmp_path / "again.h5ad", pd.Categorical(["9"] * len(latents)), {"method": "kmeans"})
     table = anndata.read_h5ad(tmp_path / "again.h5ad")
     assert list(table.obs.columns) == list(latents.obs.columns)
     assert set(table.obs["cluster"]) == {"9"}
@@ -239,9 +239,9 @@ def test_same_seed_gives_the_same_files(done, folder, tmp_path):
 def test_too_few_subjects_are_resampled_by_image_or_by_part_of_one_and_it_is_said(folder, caplog):
     opened = cluster.open_all(settings(folder))
     everything, first = np.arange(len(opened.latents)), np.flatnonzero(opened.images == 0)
-    assert (cluster.resampled_groups(opened, everything) == opened.images).all()  # six images of three subjects
+    assert (cluster.resampled_groups(opened._replace(train=everything)) == opened.images).all()  # six images of three subjects
     assert "over images" in caplog.text
-    parts = cluster.resampled_groups(opened, first)[first]
+    parts = cluster.resampled_groups(opened._replace(train=first))[first]
     assert len(np.unique(parts)) == 16
     assert "over sixteenths of images" in caplog.text
     assert "(1, needed 5)" in caplog.text

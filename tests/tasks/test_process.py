@@ -11,6 +11,7 @@ from microlatent.experiment import load_trained
 from microlatent.systems.wells import assemble
 from microlatent.tracking import NullTracker
 from tests.conftest import composed
+from tests.specimen import write_store
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,18 @@ def test_channels_match_by_name_and_a_missing_one_is_named(imported, golden_fold
         ValueError, match=r"trained on channels \['phase', 'retardance'\], but data.channels asks for \['phase'\]"
     ):
         opened("swapped", "data.channels=[phase]")
+
+
+def test_reference_files_of_a_model_without_a_quantiser_are_refused_before_anything_is_encoded(command, tmp_path):
+    for number, well in enumerate(("A1", "B2")):
+        write_store(tmp_path / "stores" / f"{well}.h5", well, num_frames=6, patch_px=16, seed=number)
+    common = ["logger=csv", f"outputs={tmp_path / 'outputs'}"]
+    options = ["model=vae_gauss", "model.latent_dim=4", "trainer.epochs=1", "trainer.num_reconstructions=0", "name=t"]
+    command("train", *options, f"data.store={tmp_path / 'stores'}", *common)
+    run = next((tmp_path / "outputs" / "t").iterdir())
+    for check in ("true", "false"):
+        done = command("infer", "task=process", f"run={run}", "task.reference_files=true", f"check={check}", *common, check=False)
+        assert done.returncode != 0
+        assert "task.reference_files=true" in done.stderr + done.stdout
+        assert "this model has no quantiser" in done.stderr + done.stdout
+        assert not list(run.glob("process*/latents.h5ad"))

@@ -80,15 +80,7 @@ def cluster(
     Rows are sorted by their values before they are fitted, so that the result does not depend on the table's order. The BIC
     counts patches as independent, and neighbours are not: it may choose too many, which ``stability.stability`` shows.
     """
-    if len(train) < FEWEST_ROWS:
-        raise ValueError(
-            f"Clustering needs at least {FEWEST_ROWS} training patches, but there are {len(train)}. "
-            "Run task=process on more subjects, images or wells."
-        )
-    if num_clusters is not None and num_clusters > len(train) // 2:
-        raise ValueError(
-            f"task.num_clusters is {num_clusters}, but {len(train)} training patches allow at most {len(train) // 2}."
-        )
+    refuse_few(len(train), num_clusters)
     scale = np.sqrt(z[train].var(0, dtype=np.float64).mean()) or 1.0
     y = z.astype(np.float64) / scale
     with _one_thread(), warnings.catch_warnings():
@@ -108,6 +100,23 @@ def cluster(
     labels = number_by_size(labels)
     centres = np.array([z[labels == number].mean(0, dtype=np.float64) for number in range(labels.max() + 1)])
     return Clustering(labels, confidence, centres.reshape(-1, z.shape[1]), tried, num_fitted)
+
+
+def refuse_few(num_train: int, num_clusters: int | None) -> None:
+    """Refuse to cluster too few training patches, or into too many clusters.
+
+    Raises
+    ------
+    ValueError
+        They are.
+    """
+    if num_train < FEWEST_ROWS:
+        raise ValueError(
+            f"Clustering needs at least {FEWEST_ROWS} training patches, but there are {num_train}. "
+            "Run task=process on more subjects, images or wells."
+        )
+    if num_clusters is not None and num_clusters > num_train // 2:
+        raise ValueError(f"task.num_clusters is {num_clusters}, but {num_train} training patches allow at most {num_train // 2}.")
 
 
 def number_by_size(labels: NDArray) -> NDArray:

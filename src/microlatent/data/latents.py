@@ -290,3 +290,12 @@ def extend(latents: Latents, target: Path, entries: Mapping[str, Any]) -> None:
             for key, value in entries.items():
                 group, name = key.split("/")
                 write_elem(file.require_group(group), name, value)
+
+
+def add_clusters(latents: Latents, target: Path, values: pd.Categorical, about: Mapping[str, Any]) -> None:
+    """Copy a table with a column ``cluster`` (N,), the last one, and ``uns/cluster``: how the clusters were made."""
+    with atomic(target) as temporary:
+        extend(latents, temporary, {"obs/cluster": values, "uns/cluster": dict(about)})
+        with h5py.File(temporary, "a") as file:
+            order = [name for name in file["obs"].attrs["column-order"] if name != "cluster"]
+            file["obs"].attrs["column-order"] = np.array([*order, "cluster"], dtype=h5py.string_dtype())

@@ -70,6 +70,14 @@ def sections(latents: Latents, stores: list[tuple[Store, np.ndarray]]) -> list[S
     return found
 
 
+def image_codes(every: list[Section], num: int) -> np.ndarray:
+    """Return the number (num,) of the image that each row of the table is of."""
+    images = np.empty(num, int)
+    for number, section in enumerate(every):
+        images[section.rows] = number
+    return images
+
+
 def file_stems(shown: list[Section], what: str) -> list[str]:
     """Return names for the images' figures; names that differ in special characters alone get a number."""
     names: list[str] = []

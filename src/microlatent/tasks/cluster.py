@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 
@@ -22,136 +21,136 @@ from microlatent.analysis.agreement import agreement_with
 from microlatent.analysis.clustering import NOISE, Clustering
 from microlatent.analysis.stability import Stability, stability
 from microlatent.analysis.statistics import interval
-from microlatent.data.latents import Latents, Patches, extend, open_latents
-from microlatent.data.sections import PLACES, Section, choose, file_stems, sections
-from microlatent.drawing import clusters as drawing
-from microlatent.files import atomic, write_csv
+from microlatent.data.latents import Latents, Patches, add_clusters, open_latents
+from microlatent.data.sections import PLACES, choose, file_stems, image_codes, sections
+from microlatent.results import Preflight, Results
 from microlatent.schemas import Settings
 from microlatent.tasks import cluster_figures
-
-if TYPE_CHECKING:
-    from microlatent.results import Preflight
+from microlatent.tasks.cluster_result import ClusterInput, ClusterResult
 
 log = logging.getLogger(__name__)
 
+TABLE = "latents.h5ad"
 FEWEST_GROUPS = 5  # fewer cannot be resampled
 COMPARED_ROWS = 3000  # patches whose pixels are the baseline of agreement with known columns
 COMPOSED_BY = ("subject", "well", "true_digit")  # the first of these that the table has
-
-
-class Opened(NamedTuple):
-    """All that a preflight and a run need."""
-
-    latents: Latents
-    patches: Patches
-    shown: list[Section]  # images to draw; none where rows have no places
-    images: np.ndarray | None  # (N,) number of each row's image
 
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Cluster, compare with baselines, write tables and figures."""
     task, seed = settings.task, settings.seed
     opened = open_all(settings)
-    latents, patches = opened.latents, opened.patches
-    train = latents.training_rows()
-    pca = fit_components(latents, train, task.components, task.max_components)
-    z = pca.transform(latents.x)
-    found = clustering.cluster(z, train, task.method, task.num_clusters, task.max_clusters, task.min_cluster_size, seed)
-    groups = resampled_groups(opened, train)
-    stable = stability(z, found, train, groups, task.method, task.min_cluster_size, seed=seed)
-    width, widths = clustering.silhouettes(z, found.labels, seed)
-    means = patches.moments(np.arange(len(latents))).mean
-    plain = cluster_features(means, train, task.method, found.num, seed)
-    ari_markers = agreement_with(found.labels, plain)["ari"] if found.num > 1 else np.nan
-    names = [str(number + 1) for number in range(found.num)] + [drawing.NOISE_NAME] * bool((found.labels == NOISE).any())
-    code = np.where(found.labels == NOISE, found.num, found.labels)
-
-    units = latents.groups() if opened.images is None else opened.images
-    each = max(2, -(-task.num_exemplars // len(np.unique(units))))  # of one image, so that many are seen
-    chosen = clustering.exemplars(z, found, units, task.num_exemplars, each)
+    results = results_of(opened, settings, out, tracker)
+    result = find_clusters(opened, settings)
+    latents, found, stable = opened.latents, result.found, result.stable
+    code, names, by = result.code, result.names, composed_by(latents.obs)
+    width, widths = clustering.silhouettes(result.z, found.labels, seed)
     tables = {
         "clusters": tabulate.clusters(latents.obs, code, names, widths, stable),
         "criterion": found.criterion,
         "stability": pd.DataFrame({"refit": np.arange(len(stable.ari)), "ari": stable.ari}),
-        "marker_means": tabulate.marker_means(means, code, names, patches.channels),
-        "assignments": tabulate.assignments(latents.obs, z, found, code, names),
-        "exemplars": tabulate.exemplars(latents.obs, z, found, chosen, names),
+        "marker_means": tabulate.marker_means(result.means, code, names, opened.patches.channels),
+        "assignments": tabulate.assignments(latents.obs, result.z, found, code, names),
+        "exemplars": tabulate.exemplars(latents.obs, result.z, found, result.exemplars, names),
     }
-    by = next((name for name in COMPOSED_BY if name in latents.obs), None)
     if by is not None:
         values = latents.obs[by].astype(str).to_numpy()
         tables["composition"] = tabulate.composition(values, by, code, names)
     if known_columns(latents.obs):
-        tables["agreement"] = agreement_table(opened, train, found, plain, len(pca.components), task.method, seed)
+        tables["agreement"] = agreement_table(opened, result, task.method, seed)
     for name, table in tables.items():
-        write_csv(table, out / "tables" / f"{name}.csv")
-        if name != "assignments":
-            tracker.table(name, table)
+        results.table(name, table, track=name != "assignments")
     about = {"method": task.method, "num_clusters": found.num, "num_fitted": found.num_fitted, "seed": seed}
-    save_column(latents, out / "latents.h5ad", pd.Categorical.from_codes(code, names), about)
-    tracker.artifact("latents_clustered", "latents", out / "latents.h5ad")
+    add_clusters(latents, results.path(TABLE), pd.Categorical.from_codes(code, names), about)
+    results.artifact("latents_clustered", "latents", TABLE)
 
     numbers = {
         "clusters": found.num,
         "patches": len(latents),
-        "explained_share": float(pca.ratio.sum()),
+        "explained_share": float(result.pca.ratio.sum()),
         "noise_share": float((found.labels == NOISE).mean()),
         "silhouette": width,
         "ari_stability_median": float(np.nanmedian(stable.ari)) if np.isfinite(stable.ari).any() else np.nan,
-        "ari_marker_means": ari_markers,
+        "ari_marker_means": result.ari_markers,
     }
     if by is not None and found.num > 1:
         numbers[f"nmi_{by}"] = agreement_with(found.labels, values)["nmi"]
-    report(numbers, found, stable, train, task.method)
-    for path in cluster_figures.draw(
-        opened, tables, z, pca, found, code, names, chosen, means, by, ari_markers, settings, out / "figures"
-    ):
-        tracker.image(path.stem, path)
+    report(numbers, found, stable, opened.train, task.method)
+    cluster_figures.draw(opened, result, tables, settings, results)
     return numbers
+
+
+def results_of(opened: ClusterInput, settings: Settings, out: Path, tracker: Any = None) -> Results:
+    """Declare the files."""
+    task, obs = settings.task, opened.latents.obs
+    composed = ["composition"] if composed_by(obs) else []
+    known = ["agreement"] if known_columns(obs) else []
+    tried = ["criterion"] * (task.method != "hdbscan" and task.num_clusters is None and task.max_clusters > 2)
+    channels = [f"exemplars_{figures.file_word(name)}" for name in opened.patches.channels]
+    return Results(
+        *(out, tracker),
+        files=[TABLE],
+        tables=["clusters", "criterion", "stability", "marker_means", "assignments", "exemplars", *composed, *known],
+        figures=["scatter", "marker_means", *tried, *channels, *composed, *file_stems(opened.shown, "clusters")],
+    )
 
 
 def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the table and its stores, check the names, and list what would be written."""
-    from microlatent.results import Preflight
-
     task, opened = settings.task, open_all(settings)
-    obs, (num, dims) = opened.latents.obs, opened.latents.x.shape
-    composed, known = any(name in obs for name in COMPOSED_BY), bool(known_columns(obs))
-    tables = ["clusters", "criterion", "stability", "marker_means", "assignments", "exemplars"]
-    tables += ["composition"] * composed + ["agreement"] * known
-    names = ["scatter", "marker_means", *(f"exemplars_{figures.file_word(name)}" for name in opened.patches.channels)]
-    names += ["composition"] * composed + file_stems(opened.shown, "clusters")
-    names += ["criterion"] * (task.method != "hdbscan" and task.num_clusters is None and task.max_clusters > 2)
+    results, (num, dims) = results_of(opened, settings, out), opened.latents.x.shape
+    known = bool(known_columns(opened.latents.obs))
     rows = min(num, clustering.FIT_ROWS)
     tried = task.max_clusters if task.num_clusters is None else 1
     cost = {"gmm": rows * tried**2 * 3e-5, "kmeans": tried * (0.4 + rows * 3e-5), "hdbscan": num**2 * 5e-8}[task.method]
     return Preflight(
         reads=[str(opened.latents.path), *(str(store.path) for store in opened.patches.stores)],
-        writes=[
-            str(out / "latents.h5ad"),
-            *(str(out / "tables" / f"{name}.csv") for name in tables),
-            *(str(out / "figures" / f"{name}.png") for name in names),
-        ],
+        writes=results.writes,
         memory_mb=400 + min(num, dims) ** 2 * 24 / 1e6 + num * (task.max_components * 24 + 400) / 1e6 + 80 * known,
-        disk_mb=opened.latents.path.stat().st_size / 1e6 + num * 1.5e-4 + 0.3 * len(names),
+        disk_mb=opened.latents.path.stat().st_size / 1e6 + num * 1.5e-4 + 0.3 * len(results.names),
         seconds=15 + num * dims**2 * 4e-11 + cost * 1.5 + 0.5 * len(opened.shown),
     )
 
 
-def open_all(settings: Settings) -> Opened:
-    """Open the table and its stores, and find the images where rows have places in some."""
-    latents = open_latents(settings, "cluster")
+def find_clusters(opened: ClusterInput, settings: Settings) -> ClusterResult:
+    """Cluster the components, refit to resampled groups, and choose exemplars."""
+    task, seed, train, latents = settings.task, settings.seed, opened.train, opened.latents
+    pca = fit_components(latents, train, task.components, task.max_components)
+    z = pca.transform(latents.x)
+    found = clustering.cluster(z, train, task.method, task.num_clusters, task.max_clusters, task.min_cluster_size, seed)
+    stable = stability(z, found, train, resampled_groups(opened), task.method, task.min_cluster_size, seed=seed)
+    means = opened.patches.moments(np.arange(len(latents))).mean
+    units = latents.groups() if opened.images is None else opened.images
+    each = max(2, -(-task.num_exemplars // len(np.unique(units))))  # of one image, so that many are seen
+    return ClusterResult(
+        pca=pca,
+        z=z,
+        found=found,
+        stable=stable,
+        means=means,
+        by_means=cluster_features(means, train, task.method, found.num, seed),
+        exemplars=clustering.exemplars(z, found, units, task.num_exemplars, each),
+    )
+
+
+def open_all(settings: Settings) -> ClusterInput:
+    """Open the table and its stores, and find the images where rows have places in some.
+
+    Raises
+    ------
+    ValueError
+        There are no such images, or too few patches for the clusters asked for.
+    """
+    latents, task = open_latents(settings, "cluster"), settings.task
     stores = list(latents.stores(getattr(settings.data, "store", None)))
-    patches = Patches(latents, stores, settings.data.channels or latents.channels)
+    patches, train = Patches(latents, stores, settings.data.channels or latents.channels), latents.training_rows()
+    if task.images is not None:
+        latents.require(PLACES, "cluster with task.images", "Leave task.images out.")
+    clustering.refuse_few(len(train), task.num_clusters)
     if not all(name in latents.obs for name in PLACES):
-        if settings.task.images is not None:
-            latents.require(PLACES, "cluster with task.images", "Leave task.images out.")
-        return Opened(latents, patches, [], None)
+        return ClusterInput(latents, patches, train, [], None)
     every = sections(latents, stores)
-    images = np.empty(len(latents), int)
-    for number, section in enumerate(every):
-        images[section.rows] = number
-    return Opened(latents, patches, choose(every, settings.task.images), images)
+    return ClusterInput(latents, patches, train, choose(every, task.images), image_codes(every, len(latents)))
 
 
 def fit_components(latents: Latents, train: np.ndarray, share: float, most: int) -> components.PCA:
@@ -167,9 +166,9 @@ def fit_components(latents: Latents, train: np.ndarray, share: float, most: int)
     return kept
 
 
-def resampled_groups(opened: Opened, train: np.ndarray) -> np.ndarray:
+def resampled_groups(opened: ClusterInput) -> np.ndarray:
     """Return the unit that refits resample (N,): groups of the split; where they are too few, smaller ones, and say so."""
-    groups = opened.latents.groups()
+    groups, train = opened.latents.groups(), opened.train
     units = [("groups", groups, "")]
     if opened.images is not None:
         at = opened.latents.obs[["row_px", "col_px"]].to_numpy()
@@ -235,20 +234,24 @@ def known_columns(obs: pd.DataFrame) -> list[str]:
     return [name for name in obs if name.startswith("true_")]
 
 
-def agreement_table(
-    opened: Opened, train: np.ndarray, found: Clustering, plain: np.ndarray, width: int, method: str, seed: int
-) -> pd.DataFrame:
+def composed_by(obs: pd.DataFrame) -> str | None:
+    """Return the column whose values' clusters are counted; None where the table has none of them."""
+    return next((name for name in COMPOSED_BY if name in obs), None)
+
+
+def agreement_table(opened: ClusterInput, result: ClusterResult, method: str, seed: int) -> pd.DataFrame:
     """Return how well clusters of latents, of marker means and of pixels agree with each known column, on the same patches."""
+    found, width = result.found, len(result.pca.components)
     num = len(opened.latents)
     rows = np.arange(num)
     if num > COMPARED_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(num, COMPARED_ROWS, replace=False))
-    here = np.flatnonzero(np.isin(rows, train))
+    here = np.flatnonzero(np.isin(rows, opened.train))
     pixels = opened.patches.features(rows, rows[here], opened.latents.normaliser)
     scores = components.fit_pca(pixels, here, width).transform(pixels) if np.ptp(pixels, 0).any() else np.zeros((len(rows), 1))
     baseline = "kmeans" if method == "hdbscan" else method
     alone = clustering.cluster(scores, here, baseline, found.num, seed=seed).labels if found.num > 1 else np.zeros(len(rows), int)
-    sources = {"latents": found.labels[rows], "marker_means": plain[rows], "pca_pixels": alone}
+    sources = {"latents": found.labels[rows], "marker_means": result.by_means[rows], "pca_pixels": alone}
     records = [
         {"column": column, "clusters_of": source}
         | agreement_with(labels, opened.latents.obs[column].to_numpy()[rows])
@@ -257,12 +260,3 @@ def agreement_table(
         for source, labels in sources.items()
     ]
     return pd.DataFrame(records)
-
-
-def save_column(latents: Latents, target: Path, values: pd.Categorical, about: dict[str, Any]) -> None:
-    """Write the table with the column ``cluster``; memory does not hold the latents."""
-    with atomic(target) as temporary:
-        extend(latents, temporary, {"obs/cluster": values, "uns/cluster": about})
-        with h5py.File(temporary, "a") as file:
-            order = [name for name in file["obs"].attrs["column-order"] if name != "cluster"]
-            file["obs"].attrs["column-order"] = np.array([*order, "cluster"], dtype=h5py.string_dtype())

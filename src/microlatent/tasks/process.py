@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -17,34 +17,43 @@ from microlatent import config
 from microlatent.data.source import PatchSource
 from microlatent.device import choose_device
 from microlatent.experiment import Trained, load_trained
-from microlatent.files import atomic, write_csv, write_pickle
+from microlatent.files import atomic, write_pickle
 from microlatent.progress import track
-from microlatent.results import Preflight
+from microlatent.results import Preflight, Results
 from microlatent.schemas import Settings
-from microlatent.tasks.process_baselines import EXPLAINED, write_baselines
+from microlatent.tasks.process_baselines import write_baselines
 
 logger = logging.getLogger(__name__)
+
+TABLE = "latents.h5ad"
+
+
+class ProcessInput(NamedTuple):
+    """What is encoded, and with what."""
+
+    source: PatchSource
+    trained: Trained
+    widths: dict[str, int]  # of the latents by name; the first become X of the table
 
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Stream the stores through the encoder and write ``latents.h5ad``; memory does not grow with the number of patches."""
     device = choose_device(settings.trainer.device)
-    source, trained = load_trained(settings, device)
+    opened = open_all(settings, device)
+    (source, trained, widths), results = opened, results_of(opened, settings, out, tracker)
     rows = source.rows["all"]
+    latents = results.path(TABLE)
     started = time.perf_counter()
-    with atomic(out / "latents.h5ad") as temporary:
-        write_latents(temporary, source, rows, trained, settings, device)
+    with atomic(latents) as temporary:
+        write_latents(temporary, opened, settings, device)
     seconds = time.perf_counter() - started
     if source.baselines:
-        table = write_baselines(out / "latents.h5ad", source, rows, trained, settings, device)
-        write_csv(table, out / EXPLAINED)
-        tracker.table("explained_variance", table)
+        results.table("explained_variance", write_baselines(latents, source, rows, trained, settings, device))
     source.write_extra_files(out, rows)
     if settings.task.reference_files:
-        _write_reference_files(out, source, rows)
-    tracker.artifact("latents", "latents", out / "latents.h5ad")
-    with h5py.File(out / "latents.h5ad") as file:
-        width = file["X"].shape[1]
+        _write_reference_files(latents, results, source)
+    results.artifact("latents", "latents", TABLE)
+    width = next(iter(widths.values()))
     logger.info(
         "%d patches -> %d latents each, task.norm=%s, normalisation %s",
         len(rows),
@@ -59,38 +68,65 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     }
 
 
+def open_all(settings: Settings, device: torch.device) -> ProcessInput:
+    """Open the data and the model, and encode two patches: what cannot be encoded, or written, is refused before all are.
+
+    Raises
+    ------
+    ValueError
+        The model has no such latents as ``task.norm`` or ``task.reference_files`` ask for.
+    """
+    source, trained = load_trained(settings, device)
+    some = source.batch(source.rows["all"][:2], device)
+    with torch.no_grad():
+        widths = {name: z.shape[1] for name, z in trained.model.encode(some.x, settings.task.norm).items()}
+    if settings.task.reference_files and not ("after" in widths and "well" in source.table):
+        lacks = "these data have no wells" if "after" in widths else "this model has no quantiser"
+        raise ValueError(
+            f"task.reference_files=true writes for each well the latents before and after a quantiser, but {lacks} "
+            f"(run={settings.run}, data={settings.data.name}). Leave task.reference_files out: latents.h5ad holds all latents."
+        )
+    return ProcessInput(source, trained, widths)
+
+
+def results_of(opened: ProcessInput, settings: Settings, out: Path, tracker: Any = None) -> Results:
+    """Declare the files."""
+    source = opened.source
+    files = [TABLE, *(str(path.relative_to(out)) for path in source.extra_files(out))]
+    if settings.task.reference_files:
+        wells = pd.unique(source.table["well"].iloc[source.rows["all"]])
+        files += [f"reference/{well}_latent_space{kind}.pkl" for well in wells for kind in ("", "_after")]
+    return Results(out, tracker, files=files, tables=["explained_variance"] if source.baselines else [])
+
+
 @torch.no_grad()
-def write_latents(
-    path: Path, source: PatchSource, rows: np.ndarray, trained: Trained, settings: Settings, device: torch.device
-) -> None:
+def write_latents(path: Path, opened: ProcessInput, settings: Settings, device: torch.device) -> None:
     """Write the AnnData file block by block: ``X`` and ``obsm`` contiguous, ``obs`` the identity of every patch."""
     from anndata import AnnData
     from anndata.io import write_elem
 
-    task, names = settings.task, None
+    (source, trained, widths), task = opened, settings.task
+    rows, keys = source.rows["all"], {name: "X" if number == 0 else f"obsm/{name}" for number, name in enumerate(widths)}
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.trainer.precision == "bf16")
     provenance = json.dumps(trained.provenance | {"process": config.plain(settings)}, default=str)
     AnnData(obs=_identity(source, rows), uns={"birth": provenance}).write_h5ad(path)
     with h5py.File(path, "a") as file:
         if "X" in file:
             del file["X"]
+        for name, width in widths.items():
+            data = file.create_dataset(keys[name], (len(rows), width), np.float32)
+            data.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         for start in track(range(0, len(rows), task.batch_size), "Encoding"):
             here = rows[start : start + task.batch_size]
             batch = source.batch(here, device, channels_last=settings.trainer.channels_last)
             with autocast:
                 latents = trained.model.encode(batch.x, task.norm)
-            if names is None:
-                names = list(latents)
-                for number, name in enumerate(names):
-                    shape = (len(rows), latents[name].shape[1])
-                    data = file.create_dataset("X" if number == 0 else f"obsm/{name}", shape, np.float32)
-                    data.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-            for number, name in enumerate(names):
-                data = file["X" if number == 0 else f"obsm/{name}"]
-                data[start : start + len(here)] = latents[name].float().cpu().numpy()
+            for name, key in keys.items():
+                file[key][start : start + len(here)] = latents[name].float().cpu().numpy()
         if "var" in file:
             del file["var"]
-        var = pd.DataFrame(index=[f"{names[0]}_{number}" for number in range(file["X"].shape[1])])
+        first = next(iter(widths))
+        var = pd.DataFrame(index=[f"{first}_{number}" for number in range(widths[first])])
         write_elem(file, "var", var)
 
 
@@ -99,20 +135,15 @@ def _identity(source: PatchSource, rows: np.ndarray) -> pd.DataFrame:
     return table.set_index(source.names().iloc[rows].rename("patch"))
 
 
-def _write_reference_files(out: Path, source: PatchSource, rows: np.ndarray) -> None:
+def _write_reference_files(latents: Path, results: Results, source: PatchSource) -> None:
     """Write ``<well>_latent_space.pkl`` and ``<well>_latent_space_after.pkl``: float32 (N, D) in the order of the store."""
-    with h5py.File(out / "latents.h5ad") as file:
-        if "after" not in file.get("obsm", {}):
-            raise ValueError(
-                "task.reference_files=true writes latents before and after a quantiser, but this model has none. The table "
-                f"itself is whole: {out / 'latents.h5ad'}. Leave task.reference_files out."
-            )
-        wells = source.table["well"].to_numpy()[rows]
+    wells = source.table["well"].to_numpy()[source.rows["all"]]
+    with h5py.File(latents) as file:
         for well in pd.unique(wells):
             here = np.flatnonzero(wells == well)
             block = slice(here[0], here[-1] + 1)  # wells follow one another
-            write_pickle(file["X"][block], out / "reference" / f"{well}_latent_space.pkl")
-            write_pickle(file["obsm/after"][block], out / "reference" / f"{well}_latent_space_after.pkl")
+            for kind, key in (("", "X"), ("_after", "obsm/after")):
+                write_pickle(file[key][block], results.path(f"reference/{well}_latent_space{kind}.pkl"))
 
 
 def preflight(settings: Settings, out: Path) -> Preflight:
@@ -120,20 +151,18 @@ def preflight(settings: Settings, out: Path) -> Preflight:
     import psutil
 
     device = choose_device(settings.trainer.device)
-    source, trained = load_trained(settings, device)
-    rows = source.rows["all"]
+    opened = open_all(settings, device)
+    source, rows = opened.source, opened.source.rows["all"]
     batch = source.batch(rows[: settings.task.batch_size], device)
-    trained.model.encode(batch.x, settings.task.norm)
     started = time.perf_counter()
-    width = sum(latent.shape[1] for latent in trained.model.encode(batch.x, settings.task.norm).values())
+    opened.trained.model.encode(batch.x, settings.task.norm)
     passes = 1 + (6 if source.baselines else 0)  # the pixels are read again and again to fit them
     seconds = passes * (time.perf_counter() - started) / len(batch.x) * len(rows)
-    files = [out / "latents.h5ad", *([out / EXPLAINED] if source.baselines else []), *source.extra_files(out)]
     return Preflight(
         reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores],
         notes=[f"{len(rows)} of {len(source)} patches are encoded."] if len(rows) < len(source) else [],
-        writes=[str(file) for file in files],
+        writes=results_of(opened, settings, out).writes,
         memory_mb=psutil.Process().memory_info().rss / 1e6,
-        disk_mb=len(rows) * width * 4 / 1e6,
+        disk_mb=len(rows) * sum(opened.widths.values()) * 4 / 1e6,
         seconds=seconds,
     )

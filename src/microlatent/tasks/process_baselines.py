@@ -17,7 +17,6 @@ from microlatent.experiment import Trained
 from microlatent.progress import track
 from microlatent.schemas import Settings
 
-EXPLAINED = Path("tables") / "explained_variance.csv"
 SIDE_PX = 64  # patches are averaged to about this, because the components are as large
 
 
