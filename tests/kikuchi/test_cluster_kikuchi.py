@@ -3,6 +3,7 @@
 import json
 from itertools import combinations
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from microlatent.analysis import clustering, stability
 from microlatent.analysis.clustering import NOISE
+from microlatent.report.latents import read_points
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import cluster, fields, scan_clusters
 from microlatent.systems.kikuchi import draw_clusters as drawing
@@ -114,8 +116,8 @@ def test_seeds_agree_on_real_clusters_and_disagree_on_a_cut_cloud():
 
 
 def test_refits_from_other_seeds_see_the_rows_of_the_fit(monkeypatch):
-    monkeypatch.setattr(clustering, "FIT_ROWS", 300)
-    monkeypatch.setattr(clustering, "REFIT_ROWS", 100)
+    monkeypatch.setattr(stability, "FIT_ROWS", 300)
+    monkeypatch.setattr(stability, "REFIT_ROWS", 100)
     seen, fit = [], clustering._scan_kmeans
     monkeypatch.setattr(clustering, "_scan_kmeans", lambda y, *rest: seen.append(y / y.std()) or fit(y, *rest))
     z, everything = stripes(1000)[0], np.arange(1000)
@@ -474,6 +476,35 @@ def test_rehearsal_lists_what_the_run_writes(done, folder, tmp_path):
     assert {name.removeprefix(f"{tmp_path}/") for name in plan} == {
         str(path.relative_to(done[1])) for path in done[1].rglob("*.*")
     }
+
+
+def test_latents_table_gains_the_clusters_of_the_points_that_were_clustered(done, folder):
+    table = anndata.read_h5ad(done[1] / "latents.h5ad")
+    before = anndata.read_h5ad(folder / "process" / "latents.h5ad")
+    assert (table.X == before.X).all()
+    assert list(table.obs) == [*before.obs, "cluster"]
+    found = pd.read_csv(done[1] / f"cluster_assignments__{TAG}.csv").set_index(["x", "y"])["cluster"]
+    at = pd.MultiIndex.from_frame(table.obs[["x", "y"]])
+    want = found.reindex(at).to_numpy()
+    assert table.obs["cluster"].isna().tolist() == np.isnan(want).tolist()  # outside the region
+    inside = table.obs["cluster"].notna().to_numpy()
+    assert table.obs["cluster"][inside].astype(int).tolist() == want[inside].tolist()
+    assert table.uns["cluster"]["tag"] == TAG
+
+
+def test_noise_is_a_word_and_no_number(folder, tmp_path):
+    cluster.run(run_settings(folder, dims=[0, 1], method="dbscan", eps=0.3, num_refits=0), tmp_path, NullTracker())
+    column = anndata.read_h5ad(tmp_path / "latents.h5ad").obs["cluster"]
+    found = pd.read_csv(next(tmp_path.glob("cluster_assignments__*.csv")))["cluster"]
+    assert (column == "noise").sum() == (found == -1).sum()
+    assert 0 < (column == "noise").sum() < len(column)
+    assert column.notna().all()
+
+
+def test_report_colours_the_latent_space_by_cluster(done, folder):
+    points = read_points(folder / "process" / "latents.h5ad", 10_000, 0, done[1] / "latents.h5ad")
+    assert points.first == "cluster"
+    assert set(points.columns["cluster"]) == {"0", "1", "2", "none"}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Reads the latents table of ``task=process``, or the files of the EBSD reference (``task.coords_csv``, ``task.latent_roi``,
 ``task.bandcontrast``). Writes ``cluster_latent_bc__<tag>.png``, ``cluster_assignments__<tag>.csv``,
-``cluster_report__<tag>.json``, ``tables/`` (clusters, criterion, stability, agreement) and ``figures/``.
+``cluster_report__<tag>.json``, ``latents.h5ad`` (the table with the column ``cluster``, where there is one), ``tables/``
+(clusters, criterion, stability, agreement) and ``figures/``.
 
 The clusters describe the points of the region, so they are fitted to all of them, held-out blocks too.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,20 +20,22 @@ import pandas as pd
 from microlatent import figures
 from microlatent.analysis import clustering
 from microlatent.analysis.clustering import NOISE, Clustering
+from microlatent.data.latents import add_clusters
 from microlatent.drawing import clusters as criterion_drawing
 from microlatent.files import write_csv, write_json
+from microlatent.results import Preflight, Results
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import draw_clusters as drawing
 from microlatent.systems.kikuchi import scan_clusters, scan_maps
+from microlatent.systems.kikuchi.cluster_result import ScanClusters
 from microlatent.systems.kikuchi.draw_clusters import Points
 from microlatent.systems.kikuchi.draw_maps import Window
 from microlatent.systems.kikuchi.fields import Field, open_field
+from microlatent.systems.kikuchi.scans import ScanMap
 from microlatent.systems.kikuchi.schema import ClusterKikuchiConfig
 
-if TYPE_CHECKING:
-    from microlatent.results import Preflight
-
 log = logging.getLogger(__name__)
+TABLE = "latents.h5ad"
 KMEANS_CLUSTERS = 3  # of k-means, unless task.num_clusters says
 DBSCAN_SAMPLES = 10  # near points that make a place dense to dbscan, unless task.min_samples says
 
@@ -41,76 +44,54 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Cluster the points, compare with what is known and with baselines, write figure, assignments and report."""
     task: ClusterKikuchiConfig = settings.task
     field, how = open_field(settings), options(task)
-    z, known = scan_clusters.features(field.latents, field.clustered_quality, task.standardize)
-    found = scan_clusters.fit(z[known], how, settings.seed)
-    labels = np.full(len(known), NOISE)
-    labels[known] = found.labels
-    width, widths = clustering.silhouettes(z[known], found.labels, settings.seed)
-    stable, jaccard = scan_clusters.stability_table(z[known], found, field.groups[known], how, task.num_refits, settings.seed)
-    shown, shown_label = shown_latent(field, known, task.standardize)
-    hue, chroma = drawing.hues(borders(field, labels, found.num))
-    colours = drawing.base_colours(hue, chroma)
-    tag = tag_of(task, field, found)
-
-    clusters = scan_clusters.clusters_table(labels, known, shown, field.quality, field.quality_name, widths, jaccard)
-    tables = {"clusters": clusters.assign(colour=colours), "criterion": found.criterion}
-    if len(stable):
-        tables["stability"] = stable
-    if field.known:
-        others = compared(field, task.standardize)
-        tables["agreement"] = scan_clusters.agreement_table(labels, known, z.shape[1], field.known, others, how, settings.seed)
+    result = find_clusters(field, how, settings)
+    tag = tag_of(task, field, result.found)
+    results = results_of(field, tag, settings, out, tracker)
+    tables = tables_of(field, result, how, settings)
     for name, table in tables.items():
-        write_csv(table, out / "tables" / f"{name}.csv")
-        tracker.table(name, table)
-    write_csv(field.assignments(shown, labels), out / f"cluster_assignments__{tag}.csv")
-    tracker.artifact("clusters", "table", out / f"cluster_assignments__{tag}.csv")
-    paths = draw_clusters(field, labels, known, shown, shown_label, hue, chroma, tag, settings, out)
-    report = {
-        **scan_clusters.parameters(found, how),
-        "n_points": len(labels),
-        "n_missing": int((~known).sum()),
-        "counts": {str(number): int((labels[known] == number).sum()) for number in np.unique(labels[known])},
-        "silhouette": width,
-        "stability": {
-            "ari_median_by_kind": stable.groupby("kind")["ari"].median().to_dict() if len(stable) else {},
-            "refits": int(task.num_refits),
-            "blocks": len(np.unique(field.groups[known])),
-        },
-        "agreement": tables["agreement"].to_dict("records") if "agreement" in tables else [],
-        "features": field.names,
-        "standardize": task.standardize,
-        "latent": shown_label,
-        "dims": field.dims,
-        "roi": {"x_range": task.roi_xrange, "y_range": task.roi_yrange, "half_open": True},
-        "seed": settings.seed,
-        "cluster_colors": {str(number): colour for number, colour in enumerate(colours)},
-        "noise_color": drawing.NOISE_COLOUR,
-        "figure": paths[0].name if len(paths) == 1 else [path.name for path in paths],
-        "assignments_csv": f"cluster_assignments__{tag}.csv",
-        "reads": field.reads,
-    }
-    write_json(finite(report), out / f"cluster_report__{tag}.json")
-    if len(found.criterion) > 1:
-        path = out / "figures" / "criterion.png"
-        paths.append(criterion_drawing.draw_criterion(found.criterion, task.criterion, path))
-    if stable["ari"].notna().any():
-        paths.append(drawing.draw_stability(stable, jaccard, colours, out / "figures" / "stability.png"))
-    for path in paths:
-        tracker.image(path.stem.replace(f"__{tag}", ""), path)  # one name whatever the number of clusters
-    return numbers(labels, known, found, width, stable, tables.get("agreement"))
+        results.table(name, table)
+    assignments = assignments_name(tag)
+    write_csv(field.assignments(result.shown, result.labels), results.path(assignments))
+    results.artifact("clusters", "table", assignments)
+    if field.table is not None:
+        values = pd.Series(pd.Categorical([None] * len(field.table), result.categories().categories))
+        values.iloc[field.rows] = result.categories()
+        about = {"method": task.method, "num_clusters": result.found.num, "tag": tag, "seed": settings.seed}
+        add_clusters(field.table, results.path(TABLE), values.array, about)
+        results.artifact("latents_clustered", "latents", TABLE)
+    draw_clusters(field, result, tag, settings, results)
+    report = report_of(field, result, tag, how, tables.get("agreement"), settings)
+    write_json(finite(report), results.path(report_name(tag)))
+    if len(result.found.criterion) > 1:
+        results.figure("criterion", criterion_drawing.draw_criterion, result.found.criterion, task.criterion)
+    if result.stable["ari"].notna().any():
+        colours = drawing.base_colours(result.hue, result.chroma)
+        results.figure("stability", drawing.draw_stability, result.stable, result.jaccard, colours)
+    return numbers(result, tables.get("agreement"))
+
+
+def results_of(field: Field, tag: str, settings: Settings, out: Path, tracker: Any = None) -> Results:
+    """Declare the files; ``*`` in the tag is what the run finds."""
+    task: ClusterKikuchiConfig = settings.task
+    refitted = ["stability"] * (task.num_refits > 0)
+    tried = ["criterion"] * (task.method == "gmm" and task.num_clusters is None and task.max_clusters > 1)
+    return Results(
+        *(out, tracker),
+        files=[
+            *(map_name(field, tag, scan) for scan in field.scans),
+            *(assignments_name(tag), report_name(tag)),
+            *([TABLE] if field.table is not None else []),
+        ],
+        tables=["clusters", "criterion", *refitted, *(["agreement"] if field.known else [])],
+        figures=[*refitted, *tried],
+    )
 
 
 def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the points, check that they can be clustered, and list what would be written."""
-    from microlatent.results import Preflight
-
     task: ClusterKikuchiConfig = settings.task
     field = open_field(settings)
     z, known = scan_clusters.features(field.latents, field.clustered_quality, task.standardize)
-    tag = tag_of(task, field, None)
-    tables = ["clusters", "criterion"] + ["stability"] * (task.num_refits > 0) + ["agreement"] * bool(field.known)
-    drawn = ["stability"] * (task.num_refits > 0)
-    drawn += ["criterion"] * (task.method == "gmm" and task.num_clusters is None and task.max_clusters > 1)
     num, most = int(known.sum()), task.num_clusters or task.max_clusters
     once = {
         "gmm": 1e-6 * min(num, clustering.FIT_ROWS) * most * z.shape[1],
@@ -118,19 +99,74 @@ def preflight(settings: Settings, out: Path) -> Preflight:
         "dbscan": 3e-5 * num,
         "hdbscan": 5e-8 * num**2,
     }[task.method]
+    table_mb = field.table.path.stat().st_size / 1e6 if field.table is not None else 0
     return Preflight(
         reads=field.reads,
-        writes=[
-            *(str(path) for path in map_paths(field, tag, out)),
-            str(out / f"cluster_assignments__{tag}.csv"),
-            str(out / f"cluster_report__{tag}.json"),
-            *(str(out / "tables" / f"{name}.csv") for name in tables),
-            *(str(out / "figures" / f"{name}.png") for name in drawn),
-        ],
+        writes=results_of(field, tag_of(task, field, None), settings, out).writes,
         memory_mb=300 + len(known) * (z.shape[1] * 40 + 200) / 1e6,
-        disk_mb=0.5 + len(known) * 5e-5,
+        disk_mb=0.5 + len(known) * 5e-5 + table_mb,
         seconds=5 + once * (3 + 2 * task.num_refits + len(field.baselines)),
     )
+
+
+def find_clusters(field: Field, how: dict[str, Any], settings: Settings) -> ScanClusters:
+    """Cluster the known points, refit, and choose the latent that is shown and the colours."""
+    task: ClusterKikuchiConfig = settings.task
+    z, known = scan_clusters.features(field.latents, field.clustered_quality, task.standardize)
+    found = scan_clusters.fit(z[known], how, settings.seed)
+    labels = np.full(len(known), NOISE)
+    labels[known] = found.labels
+    measured = clustering.silhouettes(z[known], found.labels, settings.seed)
+    refits = scan_clusters.stability_table(z[known], found, field.groups[known], how, task.num_refits, settings.seed)
+    shown = shown_latent(field, known, task.standardize)
+    return ScanClusters(found, labels, known, *measured, *refits, *shown, *drawing.hues(borders(field, labels, found.num)))
+
+
+def tables_of(field: Field, result: ScanClusters, how: dict[str, Any], settings: Settings) -> dict[str, pd.DataFrame]:
+    """Return the tables by name: what clusters are, what was tried, how stable they are, what they agree with."""
+    clusters = scan_clusters.clusters_table(result, field.quality, field.quality_name)
+    tables = {
+        "clusters": clusters.assign(colour=drawing.base_colours(result.hue, result.chroma)),
+        "criterion": result.found.criterion,
+    }
+    if len(result.stable):
+        tables["stability"] = result.stable
+    if field.known:
+        others = compared(field, settings.task.standardize)
+        tables["agreement"] = scan_clusters.agreement_table(result, len(field.names), field.known, others, how, settings.seed)
+    return tables
+
+
+def report_of(
+    field: Field, result: ScanClusters, tag: str, how: dict[str, Any], agreement: pd.DataFrame | None, settings: Settings
+) -> dict[str, Any]:
+    """Return the report: the reference's fields, and what the clusters stand on."""
+    task, labels, known, stable = settings.task, result.labels, result.known, result.stable
+    maps, colours = [map_name(field, tag, scan) for scan in field.scans], drawing.base_colours(result.hue, result.chroma)
+    return {
+        **scan_clusters.parameters(result.found, how),
+        "n_points": len(labels),
+        "n_missing": int((~known).sum()),
+        "counts": {str(number): int((labels[known] == number).sum()) for number in np.unique(labels[known])},
+        "silhouette": result.silhouette,
+        "stability": {
+            "ari_median_by_kind": stable.groupby("kind")["ari"].median().to_dict() if len(stable) else {},
+            "refits": int(task.num_refits),
+            "blocks": len(np.unique(field.groups[known])),
+        },
+        "agreement": [] if agreement is None else agreement.to_dict("records"),
+        "features": field.names,
+        "standardize": task.standardize,
+        "latent": result.shown_label,
+        "dims": field.dims,
+        "roi": {"x_range": task.roi_xrange, "y_range": task.roi_yrange, "half_open": True},
+        "seed": settings.seed,
+        "cluster_colors": {str(number): colour for number, colour in enumerate(colours)},
+        "noise_color": drawing.NOISE_COLOUR,
+        "figure": maps[0] if len(maps) == 1 else maps,
+        "assignments_csv": assignments_name(tag),
+        "reads": field.reads,
+    }
 
 
 def finite(value: Any) -> Any:
@@ -212,10 +248,24 @@ def compared(field: Field, standardize: bool) -> dict[str, tuple[np.ndarray, np.
 # ----------------------------------------------------------------------------------------------------------- figures
 
 
-def map_paths(field: Field, tag: str, out: Path) -> list[Path]:
-    """Return where the figure of each scan goes; one scan needs no name of its own."""
-    tails = [f"__{figures.file_word(scan.name)}" for scan in field.scans] if len(field.scans) > 1 else [""]
-    return [out / f"cluster_latent_bc__{tag}{tail}.png" for tail in tails]
+def map_name(field: Field, tag: str, scan: ScanMap) -> str:
+    """Return the file of a scan's figure; one scan needs no name of its own."""
+    return f"cluster_latent_bc__{tag}{tail(field, scan)}.png"
+
+
+def tail(field: Field, scan: ScanMap) -> str:
+    """Return what tells the files of several scans apart."""
+    return f"__{figures.file_word(scan.name)}" if len(field.scans) > 1 else ""
+
+
+def assignments_name(tag: str) -> str:
+    """Return the file that holds every point's cluster."""
+    return f"cluster_assignments__{tag}.csv"
+
+
+def report_name(tag: str) -> str:
+    """Return the file of the report."""
+    return f"cluster_report__{tag}.json"
 
 
 def second_axis(field: Field, shown: np.ndarray) -> tuple[np.ndarray, str]:
@@ -230,51 +280,35 @@ def spoken(column: str) -> str:
     return column.replace("bandcontrast", "band contrast").replace("_", " ")
 
 
-def draw_clusters(
-    field: Field,
-    labels: np.ndarray,
-    known: np.ndarray,
-    shown: np.ndarray,
-    shown_label: str,
-    hue: np.ndarray,
-    chroma: np.ndarray,
-    tag: str,
-    settings: Settings,
-    out: Path,
-) -> list[Path]:
+def draw_clusters(field: Field, result: ScanClusters, tag: str, settings: Settings, results: Results) -> None:
     """Draw map and scatter of each scan, in the same colours throughout."""
     task: ClusterKikuchiConfig = settings.task
-    other, other_label = second_axis(field, shown)
+    other, other_label = second_axis(field, result.shown)
     dims = f"latent {field.dims[0]}" if len(field.dims) == 1 else f"latents {', '.join(map(str, field.dims))}"
     what = dims if len(field.dims) <= 6 else f"{len(field.dims)} latents"
     what = f"{task.method} on {what}" + (f" and {spoken(field.quality_name)}" if field.with_quality else "")
-    paths = map_paths(field, tag, out)
-    for scan, step_um, path in zip(field.scans, field.steps_um, paths, strict=True):
+    for scan, step_um in zip(field.scans, field.steps_um, strict=True):
         here = scan.rows
-        points = Points(labels[here], known[here], shown[here], other[here], shown_label, other_label)
+        values = (each[here] for each in (result.labels, result.known, result.shown, other))
+        points = Points(*values, result.shown_label, other_label)
         local = scan._replace(rows=np.arange(len(here)))
         window = Window.of(local, task.roi_xrange, task.roi_yrange, step_um)
-        title = f"{scan.name}: {len(hue)} clusters by {what}" + ("" if task.standardize else ", unscaled")
-        figures.save(drawing.compose(points, window, hue, chroma, title, settings.seed), path)
-    return paths
+        title = f"{scan.name}: {len(result.hue)} clusters by {what}" + ("" if task.standardize else ", unscaled")
+        look = points, window, result.hue, result.chroma, title, settings.seed
+        # One name for the tracker, whatever the number of clusters.
+        results.figure(f"cluster_latent_bc{tail(field, scan)}", drawing.draw_clusters, *look, file=map_name(field, tag, scan))
 
 
-def numbers(
-    labels: np.ndarray,
-    known: np.ndarray,
-    found: Clustering,
-    width: float,
-    stable: pd.DataFrame,
-    agreement: pd.DataFrame | None,
-) -> dict[str, float]:
+def numbers(result: ScanClusters, agreement: pd.DataFrame | None) -> dict[str, float]:
     """Return the numbers of the run, and say in words what was found and how far to trust it."""
+    labels, known, found, stable = result.labels, result.known, result.found, result.stable
     noise = float((labels[known] == NOISE).mean())
     result = {
         "points": len(labels),
         "missing": int((~known).sum()),
         "clusters": found.num,
         "noise_share": noise,
-        "silhouette": width,
+        "silhouette": result.silhouette,
     }
     for kind, name in ((scan_clusters.SEEDS, "ari_seeds_median"), (scan_clusters.BLOCKS, "ari_blocks_median")):
         ari = stable.loc[stable["kind"] == kind, "ari"].dropna()

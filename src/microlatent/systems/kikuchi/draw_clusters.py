@@ -155,6 +155,11 @@ def compose(points: Points, window: Window, hue_deg: NDArray, chroma: NDArray, t
     return fig
 
 
+def draw_clusters(points: Points, window: Window, hue_deg: NDArray, chroma: NDArray, title: str, seed: int, path: Path) -> Path:
+    """Write the figure that ``compose`` makes."""
+    return figures.save(compose(points, window, hue_deg, chroma, title, seed), path)
+
+
 def number_in_map(ax: Axes, points: Points, window: Window) -> None:
     """Write the number of each cluster on its point that lies deepest inside it."""
     from scipy.ndimage import distance_transform_edt

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from microlatent.analysis.clustering import FEWEST_ROWS
-from microlatent.data.latents import BASELINE
+from microlatent.data.latents import BASELINE, Latents
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import scan_clusters, scan_maps
 from microlatent.systems.kikuchi.coordinates import read_region
@@ -37,6 +37,8 @@ class Field(NamedTuple):
     known: dict[str, np.ndarray]  # (n,) labels that clusters may agree with, NaN where unknown
     baselines: dict[str, np.ndarray]  # (n, D) each, where they have as many components: those that vary most
     reads: list[str]
+    table: Latents | None = None  # that the points are of; None where they are of files
+    rows: np.ndarray | None = None  # (n,) their positions in the table
 
     @property
     def x(self) -> np.ndarray:
@@ -145,6 +147,8 @@ def from_table(settings: Settings) -> Field:
         known={column: labels for column, labels in known.items() if labels is not None},
         baselines=baselines,
         reads=[str(latents.path), *(str(scan.store.path) for scan in whole)],
+        table=latents,
+        rows=rows,
     )
 
 

@@ -12,21 +12,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from microlatent import figures
 from microlatent.data.latents import BASELINE, Latents
-from microlatent.files import atomic, write_csv
+from microlatent.files import atomic
 from microlatent.progress import track
+from microlatent.results import Preflight, Results
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import draw_maps as drawing
 from microlatent.systems.kikuchi import scan_maps
 from microlatent.systems.kikuchi.draw_maps import Window
+from microlatent.systems.kikuchi.maps_input import MapsInput
 from microlatent.systems.kikuchi.maps_patterns import (
-    Pictures,
     divergence,
     draw_patterns,
     load_decoder,
@@ -36,92 +37,72 @@ from microlatent.systems.kikuchi.maps_patterns import (
 from microlatent.systems.kikuchi.scans import ScanMap, open_points
 from microlatent.systems.kikuchi.schema import MapsKikuchiConfig
 
-if TYPE_CHECKING:
-    from microlatent.results import Preflight
-
 log = logging.getLogger(__name__)
-
-
-class Opened(NamedTuple):
-    """All that a preflight and a run need."""
-
-    latents: Latents
-    windows: list[Window]  # the drawn part of every scan
-    dims: list[int]  # mapped
-    pictures: Pictures | None  # the model and its patterns; None without a run
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Return the positions in the table of the points of the chosen scans."""
-        return np.concatenate([window.scan.rows for window in self.windows])
 
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Measure every latent, draw the maps, and the patterns where there is a model."""
     task: MapsKikuchiConfig = settings.task
     opened = open_all(settings)
-    latents, windows, pictures = opened.latents, opened.windows, opened.pictures
+    latents, pictures, train = opened.latents, opened.pictures, opened.train()
+    results = results_of(opened, settings, out, tracker)
     if pictures is None:
         log.info(NO_MODEL)
-    train = np.intersect1d(latents.training_rows(), opened.rows)
-    train = train if len(train) > 1 else opened.rows  # the chosen scans are of no training part
     variance = scan_maps.variances(latents.x, train)
     table = dims_table(opened, train, variance, settings.seed)
-    write_csv(table, out / "tables" / "dims.csv")
-    tracker.table("dims", table)
+    results.table("dims", table)
 
     shown = np.full(len(latents), False)
-    for window in windows:
+    for window in opened.windows:
         shown[window.scan.rows] = window.scan.inside(task.roi_xrange, task.roi_yrange)
     points = latents.obs[["scan", "x", "y"]].reset_index(drop=True)
-    points["kernel_spread"] = np.where(shown, kernel_spread(opened, train, variance, task.neighbours), np.nan)
+    points["kernel_spread"] = np.where(shown, kernel_spread(opened, variance, task.neighbours), np.nan)
     if pictures is not None:
         points["reconstruction_error"] = reconstruction_error(latents, pictures, np.flatnonzero(shown), task.batch_size)
-    write_csv(points[shown], out / "tables" / "points.csv")
+    results.table("points", points[shown], track=False)
 
-    draw_latents(opened, variance, settings, out)
-    paths = draw_contacts(opened, variance, settings, out / "figures")
-    for name, label, title in MEASURED:
-        if name in points:
-            paths += draw_measured(points[name].to_numpy(), name, label, title, opened, settings, out)
+    draw_latents(opened, variance, settings, results)
+    draw_contacts(opened, variance, settings, results)
+    for name in measured(opened):
+        draw_measured(points[name].to_numpy(), name, opened, settings, results)
     if pictures is not None:
-        error = points["reconstruction_error"].to_numpy()
-        paths += draw_patterns(latents, pictures, windows, error, train, variance, settings, out / "figures")
-    for path in paths:
-        tracker.image(path.stem, path)
+        draw_patterns(opened, points["reconstruction_error"].to_numpy(), train, variance, settings, results)
     return numbers(table, points[shown], latents)
+
+
+def results_of(opened: MapsInput, settings: Settings, out: Path, tracker: Any = None) -> Results:
+    """Declare the files; those of several scans have a name of their own."""
+    contacts = ["contact", *(f"contact_{name}" for name in opened.latents.matrices(BASELINE))]
+    tails = [tail(opened, window) for window in opened.windows]
+    return Results(
+        *(out, tracker),
+        files=[
+            *(latent_file(settings, opened, dim, word) for word in tails for dim in opened.dims),
+            *(f"{name}{word}.npy" for word in tails for name in measured(opened)),
+        ],
+        tables=["dims", "points"],
+        figures=[
+            *(name + word for word in tails for name in [*contacts, *measured(opened)]),
+            *(["reconstructions", "traversals"] if opened.pictures is not None else []),
+        ],
+    )
 
 
 def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the table, its stores and the model, check the names, and list what would be written."""
-    from microlatent.results import Preflight
-
     opened = open_all(settings)
-    num, width = opened.latents.x.shape
-    measured = [name for name, *_ in MEASURED if name == "kernel_spread" or opened.pictures is not None]
-    contacts = ["contact", *(f"contact_{name}" for name in opened.latents.matrices(BASELINE))]
-    patterns = ["reconstructions", "traversals"] if opened.pictures is not None else []
-    stems = [name + tail(opened, window) for window in opened.windows for name in contacts + measured]
-    folder = out / folder_name(settings, opened)
+    (num, width), drawn, has_model = opened.latents.x.shape, len(opened.dims) * len(opened.windows), opened.pictures is not None
     return Preflight(
         reads=[str(opened.latents.path), *(str(window.scan.store.path) for window in opened.windows)],
-        writes=[
-            *(str(folder / f"latent{dim}{tail(opened, window)}.png") for window in opened.windows for dim in opened.dims),
-            *(str(out / "figures" / f"{name}.png") for name in stems + patterns),
-            *(str(out / f"{name}{tail(opened, window)}.npy") for window in opened.windows for name in measured),
-            *(str(out / "tables" / f"{name}.csv") for name in ("dims", "points")),
-        ],
-        memory_mb=350 + num * width * 16 / 1e6 + 400 * (opened.pictures is not None),
-        disk_mb=0.1 * len(opened.dims) * len(opened.windows) + num * 6e-5,
-        seconds=5
-        + 0.15 * len(opened.dims) * len(opened.windows)
-        + num * width * 2e-6
-        + num * 1e-3 * (opened.pictures is not None),
-        notes=[] if opened.pictures is not None else [NO_MODEL],
+        writes=results_of(opened, settings, out).writes,
+        memory_mb=350 + num * width * 16 / 1e6 + 400 * has_model,
+        disk_mb=0.1 * drawn + num * 6e-5,
+        seconds=5 + 0.15 * drawn + num * width * 2e-6 + num * 1e-3 * has_model,
+        notes=[] if has_model else [NO_MODEL],
     )
 
 
-def open_all(settings: Settings) -> Opened:
+def open_all(settings: Settings) -> MapsInput:
     """Open the table, its scans and the model of the run, and check what is asked for.
 
     Raises
@@ -149,7 +130,7 @@ def open_all(settings: Settings) -> Opened:
             raise ValueError(f"{' and '.join(given)} ask for patterns, but without run there is no model. Add run=<folder>.")
     elif task.pixels is not None:
         named_points(latents, windows, task)
-    return Opened(latents, windows, list(range(width)) if task.dims is None else list(task.dims), pictures)
+    return MapsInput(latents, windows, list(range(width)) if task.dims is None else list(task.dims), pictures)
 
 
 NO_MODEL = (
@@ -159,7 +140,7 @@ NO_MODEL = (
 # ----------------------------------------------------------------------------------------------------------- numbers
 
 
-def dims_table(opened: Opened, train: np.ndarray, variance: np.ndarray, seed: int) -> pd.DataFrame:
+def dims_table(opened: MapsInput, train: np.ndarray, variance: np.ndarray, seed: int) -> pd.DataFrame:
     """Return one row per latent: how it varies, how smooth its map is, and what it goes along with over the scan."""
     latents, scans = opened.latents, [window.scan for window in opened.windows]
     table = pd.DataFrame({"dim": np.arange(len(variance)), "variance": variance})
@@ -189,7 +170,7 @@ def reference_columns(latents: Latents, scans: list[ScanMap]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name in latents.obs]
 
 
-def kernel_spread(opened: Opened, train: np.ndarray, variance: np.ndarray, neighbours: int) -> np.ndarray:
+def kernel_spread(opened: MapsInput, variance: np.ndarray, neighbours: int) -> np.ndarray:
     """Return the kernel latent spread (N,) of the active dimensions, each in its standard deviation over the training points."""
     active, result = scan_maps.active_dims(variance), np.full(len(opened.latents), np.nan)
     for window in opened.windows:
@@ -218,7 +199,7 @@ def numbers(table: pd.DataFrame, points: pd.DataFrame, latents: Latents) -> dict
 # ----------------------------------------------------------------------------------------------------------- figures
 
 
-def folder_name(settings: Settings, opened: Opened) -> str:
+def folder_name(settings: Settings, opened: MapsInput) -> str:
     """Return the folder of the maps, named as the reference names it by what was chosen."""
     task: MapsKikuchiConfig = settings.task
     name = "latent_maps" + "_filtered" * (settings.data.keep is not None) + "_selected" * (task.dims is not None)
@@ -232,7 +213,7 @@ def folder_name(settings: Settings, opened: Opened) -> str:
     return f"{name}_x_{x0}_{x1}_y_{y0}_{y1}"
 
 
-def tail(opened: Opened, window: Window) -> str:
+def tail(opened: MapsInput, window: Window) -> str:
     """Return what tells the files of several scans apart."""
     return f"__{figures.file_word(window.scan.name)}" if len(opened.windows) > 1 else ""
 
@@ -248,10 +229,14 @@ def cut_off(settings: Settings) -> str:
     return f"percentiles {low:g} to {100 - low:g}" if low else "all values"
 
 
-def draw_latents(opened: Opened, variance: np.ndarray, settings: Settings, out: Path) -> None:
-    """Draw every chosen dimension; several scans share its scale."""
-    cmap = drawing.colours(settings.task.cmap, settings.task.bad_color)
-    folder, share = out / folder_name(settings, opened), variance / (variance.sum() or 1.0)
+def latent_file(settings: Settings, opened: MapsInput, dim: int, word: str) -> str:
+    """Return the file of a dimension's map."""
+    return f"{folder_name(settings, opened)}/latent{dim}{word}.png"
+
+
+def draw_latents(opened: MapsInput, variance: np.ndarray, settings: Settings, results: Results) -> None:
+    """Draw every chosen dimension; several scans share its scale. They are many, so the tracker has the contact sheet alone."""
+    cmap, share = drawing.colours(settings.task.cmap, settings.task.bad_color), variance / (variance.sum() or 1.0)
     for dim in track(opened.dims, "Drawing maps"):
         column = np.asarray(opened.latents.x[:, dim], float)
         maps = [window.grid(column[window.scan.rows]) for window in opened.windows]
@@ -259,20 +244,19 @@ def draw_latents(opened: Opened, variance: np.ndarray, settings: Settings, out: 
         for window, picture in zip(opened.windows, maps, strict=True):
             title = f"{window.scan.name}: latent {dim}, {share[dim]:.1%} of the variance"
             label = f"latent {dim} (no unit)\n{cut_off(settings)}"
-            drawing.draw_map(picture, window, limits, cmap, label, title, folder / f"latent{dim}{tail(opened, window)}.png")
+            path = results.path(latent_file(settings, opened, dim, tail(opened, window)))
+            drawing.draw_map(picture, window, limits, cmap, label, title, path)
 
 
-def draw_contacts(opened: Opened, variance: np.ndarray, settings: Settings, folder: Path) -> list[Path]:
+def draw_contacts(opened: MapsInput, variance: np.ndarray, settings: Settings, results: Results) -> None:
     """Draw all dimensions on one sheet, and those of every baseline on another."""
     sheets = {"contact": (opened.latents.x, "latents", variance / (variance.sum() or 1.0))}
     for name, x in opened.latents.matrices(BASELINE).items():
         spread = scan_maps.variances(x, opened.rows)
         sheets[f"contact_{name}"] = (x, f"components of {name.removeprefix(BASELINE).upper()}", spread / (spread.sum() or 1.0))
-    return [
-        draw_sheet(x, word, share, window, settings, folder / f"{stem}{tail(opened, window)}.png")
-        for window in opened.windows
-        for stem, (x, word, share) in sheets.items()
-    ]
+    for window in opened.windows:
+        for stem, (x, word, share) in sheets.items():
+            results.figure(stem + tail(opened, window), draw_sheet, x, word, share, window, settings)
 
 
 def draw_sheet(x: np.ndarray, word: str, share: np.ndarray, window: Window, settings: Settings, path: Path) -> Path:
@@ -291,23 +275,24 @@ def draw_sheet(x: np.ndarray, word: str, share: np.ndarray, window: Window, sett
     return drawing.draw_contact(pictures(), names, limits, window, cmap, title, path)
 
 
-MEASURED = (
-    ("kernel_spread", "mean distance to neighbours\n(standard deviations)", "kernel latent spread"),
-    ("reconstruction_error", "mean squared error\n(normalised units)", "reconstruction error"),
-)
+MEASURED = {
+    "kernel_spread": ("mean distance to neighbours\n(standard deviations)", "kernel latent spread"),
+    "reconstruction_error": ("mean squared error\n(normalised units)", "reconstruction error"),
+}
 
 
-def draw_measured(
-    values: np.ndarray, name: str, label: str, title: str, opened: Opened, settings: Settings, out: Path
-) -> list[Path]:
+def measured(opened: MapsInput) -> list[str]:
+    """Return what is measured at every point: the error needs a model."""
+    return [name for name in MEASURED if name == "kernel_spread" or opened.pictures is not None]
+
+
+def draw_measured(values: np.ndarray, name: str, opened: MapsInput, settings: Settings, results: Results) -> None:
     """Draw a number of every point over the scan, and write it as a map; several scans share the scale."""
-    cmap = drawing.colours(settings.task.cmap, settings.task.bad_color)
+    (label, title), cmap = MEASURED[name], drawing.colours(settings.task.cmap, settings.task.bad_color)
     maps = [window.grid(values[window.scan.rows]) for window in opened.windows]
-    limits, paths = robust(settings, np.concatenate([one.ravel() for one in maps])), []
+    limits = robust(settings, np.concatenate([one.ravel() for one in maps]))
     for window, picture in zip(opened.windows, maps, strict=True):
         stem = f"{name}{tail(opened, window)}"
-        with atomic(out / f"{stem}.npy") as temporary:
+        with atomic(results.path(f"{stem}.npy")) as temporary:
             np.save(temporary, window.scan.grid(values[window.scan.rows]))
-        words = f"{window.scan.name}: {title}"
-        paths.append(drawing.draw_map(picture, window, limits, cmap, label, words, out / "figures" / f"{stem}.png"))
-    return paths
+        results.figure(stem, drawing.draw_map, picture, window, limits, cmap, label, f"{window.scan.name}: {title}")

@@ -12,9 +12,11 @@ import numpy as np
 from microlatent.analysis import latent_maps
 from microlatent.data.latents import Latents, Patches
 from microlatent.progress import track
+from microlatent.results import Results
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import draw_maps as drawing
 from microlatent.systems.kikuchi.draw_maps import Window
+from microlatent.systems.kikuchi.maps_input import MapsInput
 from microlatent.systems.kikuchi.schema import MapsKikuchiConfig
 
 if TYPE_CHECKING:
@@ -137,19 +139,13 @@ def divergence(latents: Latents, rows: np.ndarray) -> np.ndarray | None:
 
 
 def draw_patterns(
-    latents: Latents,
-    pictures: Pictures,
-    windows: list[Window],
-    error: np.ndarray,
-    train: np.ndarray,
-    variance: np.ndarray,
-    settings: Settings,
-    folder: Path,
-) -> list[Path]:
+    opened: MapsInput, error: np.ndarray, train: np.ndarray, variance: np.ndarray, settings: Settings, results: Results
+) -> None:
     """Draw the chosen patterns beside their reconstruction, and the patterns along the chosen dimensions."""
     import torch
 
     task: MapsKikuchiConfig = settings.task
+    latents, windows, pictures = opened.latents, opened.windows, opened.pictures
     model, share = pictures.trained.model, variance / (variance.sum() or 1.0)
     rows = spread_points(error, task.num_pixels) if task.pixels is None else named_points(latents, windows, task)
     rows = rows[np.argsort(error[rows], kind="stable")]
@@ -165,12 +161,11 @@ def draw_patterns(
         f"x {x}, y {y}\nerror {value:.3g}" + (f"\n{scan}" if len(windows) > 1 else "")
         for (x, y), value, scan in zip(at[rows], error[rows], scans[rows], strict=True)
     ]
-    paths = [drawing.draw_reconstructions(inputs, outputs, names, pictures.unit, folder / "reconstructions.png")]
+    results.figure("reconstructions", drawing.draw_reconstructions, inputs, outputs, names, pictures.unit)
     words = [f"latent {dim}\n{share[dim]:.1%} of variance" for dim in dims]
     patterns = decoded.reshape(len(dims), len(STEPS), *decoded.shape[1:])
     if len(dims):
-        paths.append(drawing.draw_traversals(patterns, words, STEPS, pictures.unit, folder / "traversals.png"))
-    return paths
+        results.figure("traversals", drawing.draw_traversals, patterns, words, STEPS, pictures.unit)
 
 
 def codes_along(mean: np.ndarray, std: np.ndarray, dims: list[int]) -> np.ndarray:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from microlatent.analysis import clustering, components, stability
 from microlatent.analysis.agreement import agreement_with
 from microlatent.analysis.clustering import NOISE, Clustering
+from microlatent.systems.kikuchi.cluster_result import ScanClusters
 
 REFIT_STARTS = 1  # of mixtures that are refitted: fewer than the fit has, so what is stable is stable with more
 SEEDS, BLOCKS = "other seeds", "resampled blocks"
@@ -73,34 +74,29 @@ def stability_table(
     return pd.concat(frames, ignore_index=True), stable.jaccard
 
 
-def clusters_table(
-    labels: NDArray, known: NDArray, shown: NDArray, quality: NDArray | None, name: str, widths: NDArray, jaccard: NDArray
-) -> pd.DataFrame:
+def clusters_table(result: ScanClusters, quality: NDArray | None, name: str) -> pd.DataFrame:
     """Return for each cluster its size, what it holds on the average, how far apart it lies and how often it is found again.
 
     Parameters
     ----------
-    shown, quality
-        (n,) the latent, and the band contrast or what stands for it, under its ``name``; None where there is none.
-    widths, jaccard
-        Silhouettes (K,) and Jaccard indices in the refits (B, K).
+    quality
+        (n,) the band contrast or what stands for it, under its ``name``; None where there is none.
     """
     records = []
-    for number in range(len(widths)):
-        here = labels == number
-        share = here.sum() / known.sum()
-        record = {"cluster": number, "size": int(here.sum()), "share": share, "latent_mean": shown[here].mean()}
+    for number, width in enumerate(result.silhouettes):
+        here = result.labels == number
+        share = here.sum() / result.known.sum()
+        record = {"cluster": number, "size": int(here.sum()), "share": share, "latent_mean": result.shown[here].mean()}
         if quality is not None:
             values = quality[here]
             record[f"{name}_mean"] = values[np.isfinite(values)].mean() if np.isfinite(values).any() else np.nan
-        again = jaccard[:, number][np.isfinite(jaccard[:, number])]
-        records.append(record | {"silhouette": widths[number], "jaccard_stability": again.mean() if len(again) else np.nan})
+        again = result.jaccard[:, number][np.isfinite(result.jaccard[:, number])]
+        records.append(record | {"silhouette": width, "jaccard_stability": again.mean() if len(again) else np.nan})
     return pd.DataFrame(records, columns=None if records else ["cluster", "size", "share"])
 
 
 def agreement_table(
-    labels: NDArray,
-    known: NDArray,
+    result: ScanClusters,
     num_features: int,
     truths: dict[str, NDArray],
     others: dict[str, tuple[NDArray, NDArray]],
@@ -113,13 +109,14 @@ def agreement_table(
 
     Parameters
     ----------
-    labels, known, num_features
-        The clusters (n,) of the latents, which points they are of, and of how many features.
+    num_features
+        Of how many features the clusters of the latents are.
     truths
         Known labels (n,), NaN where unknown, by column.
     others
         ``features`` of what is clustered instead, by name.
     """
+    labels, known = result.labels, result.known
     num, sources = labels.max(initial=NOISE) + 1, {"latents": (labels, num_features)}
     for name, (z, finite) in others.items():
         here, found = finite & known, np.full(len(labels), NOISE)
