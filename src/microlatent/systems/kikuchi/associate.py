@@ -1,4 +1,4 @@
-"""Rank latents by their association with maps of the same points: band contrast, elements, partitions by other features.
+"""Rank latents by their association with maps of the same points: band contrast, elements, clusters of other features.
 
 Reads the latents table of ``task=process`` and the columns of ``data.maps``. The baselines, PCA and NMF, are carried along, and
 the distance of each point's latents from their mean, in which the quality of patterns shows.
@@ -8,31 +8,29 @@ dimensions.
 
 What it says depends on ``task.null``. ``shift`` and ``phase`` test that the maps are not independent, for which sharing grain
 boundaries is enough, above all for mi, hsic and dcorr; ``phase`` is for smooth maps, not for maps of grains. Whether a property
-goes with the latents beyond sharing grains needs ``task.null=grains``. Partitions are tested by shifts whatever the null.
+goes with the latents beyond sharing grains needs ``task.null=grains``. Labels of clusters are tested by shifts whatever the null.
 """
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from microlatent.analysis import agreement, surrogates
 from microlatent.analysis.association import SIGNED, SIGNIFICANT, Null, associate, least_q, ranked, strength
+from microlatent.analysis.dependence import threads
 from microlatent.analysis.statistics import benjamini_hochberg
 from microlatent.data.latents import BASELINE
-from microlatent.files import write_csv
 from microlatent.progress import track
+from microlatent.results import Preflight, Results
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import associate_output as output
 from microlatent.systems.kikuchi.associate_output import Findings
-from microlatent.systems.kikuchi.associate_targets import LATENT, Opened, Target, open_all
-
-if TYPE_CHECKING:
-    from microlatent.results import Preflight
+from microlatent.systems.kikuchi.associate_targets import LATENT, AssociateInput, Target, open_all
 
 log = logging.getLogger(__name__)
 # Microseconds that one metric of one dimension takes for each point, on one core.
@@ -42,27 +40,28 @@ COST_US = {"kendall": 0.25, "mi": 1.1, "dcorr": 0.7, "hsic": 5.0, "pearson": 0.1
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Score, test and rank every dimension for every target, write tables and figures."""
     opened = open_all(settings)
+    results = results_of(opened, out, tracker)
     numbers, tables, scans = {}, [], [target.scan.name for target in opened.targets]
     for target in track(opened.targets, "Associating"):
-        found = partition_findings(target, opened, settings) if target.is_partition else findings(target, opened, settings)
+        found = labels_findings(target, opened, settings) if target.is_labels else findings(target, opened, settings)
         tables.append(found.table.assign(target=target.tag, scan=target.scan.name))
-        paths = output.write_target(target, found, opened.latents, opened.dims, settings, out / target.tag)
-        for rank, path in enumerate(paths, 1):  # the files' names hold scores, which differ between runs
-            tracker.image(f"{target.tag}/{rank}", path)
+        output.write_target(target, found, opened.latents, settings, results)
         numbers |= report(target, found)
     together = output.associations(tables)
-    write_csv(together, out / "tables" / "associations.csv")
-    tracker.table("associations", together)
-    tracker.artifact("associations", "table", out / "tables" / "associations.csv")
-    for path in output.draw_overview(together, settings.task.metrics, out / "figures"):
-        tracker.image(path.stem, path)
+    results.table("associations", together)
+    results.artifact("associations", "table", "tables/associations.csv")
+    output.draw_overview(together, settings.task.metrics, results)
     return {"scans": len(set(scans)), "targets": len(opened.targets), "dims": len(opened.dims)} | numbers
+
+
+def results_of(opened: AssociateInput, out: Path, tracker: Any = None) -> Results:
+    """Declare the files; which dimensions are drawn and saved only the run finds."""
+    files = [f"{target.tag}/{name}" for target in opened.targets for name in output.target_files(target)]
+    return Results(out, tracker, files=files, tables=["associations"], figures=output.overview_names(opened.targets))
 
 
 def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the table, check the names, and list what would be written."""
-    from microlatent.results import Preflight
-
     task, opened = settings.task, open_all(settings)
     num = max(target.num for target in opened.targets)
     seen = min(num, task.max_points or num)
@@ -73,16 +72,10 @@ def preflight(settings: Settings, out: Path) -> Preflight:
     each += sum(COST_US[metric] * seen * tests for metric in costly)
     if "hsic" in task.metrics and task.null != "shift":  # which takes all shifts at once
         each += COST_US["hsic"] * num * task.num_surrogates * len(opened.sources)
-    from microlatent.analysis.dependence import threads
-
     stores = {str(target.scan.store.path) for target in opened.targets}
     return Preflight(
         reads=[str(opened.latents.path), *sorted(stores)],
-        writes=[
-            *(str(out / target.tag / name) for target in opened.targets for name in ("scores.csv", output.report_name(target))),
-            str(out / "tables" / "associations.csv"),
-            *(str(out / "figures" / name) for name in output.overview_names(opened.targets)),
-        ],
+        writes=results_of(opened, out).writes,
         memory_mb=400 + num * 24 * max(x.shape[1] for x in opened.sources.values()) / 1e6 + num * 3e-3,
         disk_mb=len(opened.targets) * (task.num_top * 2.0 + width * 6e-4),
         seconds=5 + len(opened.targets) * (each * 1e-6 / threads() + 1.5 * task.num_top),
@@ -93,7 +86,7 @@ def preflight(settings: Settings, out: Path) -> Preflight:
 # ---------------------------------------------------------------------------------------------------------- scoring
 
 
-def matrices(target: Target, opened: Opened) -> dict[str, tuple[list[int], np.ndarray]]:
+def matrices(target: Target, opened: AssociateInput) -> dict[str, tuple[list[int], np.ndarray]]:
     """Return the dimensions and the values (n, D) of every source at the points of a target."""
     rows, found = target.rows, {}
     for name, x in opened.sources.items():
@@ -103,7 +96,7 @@ def matrices(target: Target, opened: Opened) -> dict[str, tuple[list[int], np.nd
     return found
 
 
-def findings(target: Target, opened: Opened, settings: Settings) -> Findings:
+def findings(target: Target, opened: AssociateInput, settings: Settings) -> Findings:
     """Score, rank and test every dimension of every source with one target."""
     task, parts, about = settings.task, [], {}
     null = Null(task.null, task.num_surrogates, task.num_ranked, settings.seed, target.grains)
@@ -117,7 +110,7 @@ def findings(target: Target, opened: Opened, settings: Settings) -> Findings:
     return Findings(output.columns_first(pd.concat(parts, ignore_index=True)), list(task.metrics), about)
 
 
-def partition_findings(target: Target, opened: Opened, settings: Settings) -> Findings:
+def labels_findings(target: Target, opened: AssociateInput, settings: Settings) -> Findings:
     """Cluster every dimension of every source by its values, and compare with the reference's clusters."""
     task, kind, parts, about = settings.task, settings.task.agreement, [], {}
     known = target.known

@@ -1,4 +1,4 @@
-"""What latents are compared with: columns of the table, maps made of elements, partitions by the reference's features."""
+"""What latents are compared with: columns of the table, maps made of elements, clusters of the reference's features."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Target(NamedTuple):
     label: str  # in figures, with the unit
     scan: ScanMap
     inside: np.ndarray  # (rows of the scan,) bool
-    values: np.ndarray  # (n,) float, NaN where unknown; int clusters of a partition, -1 where unknown
+    values: np.ndarray  # (n,) float, NaN where unknown; or int labels of clusters, -1 where unknown
     colours: np.ndarray | None = None  # (n, 3)
     about: dict[str, Any] = {}  # noqa: RUF012  for the report; never changed
-    is_partition: bool = False
+    is_labels: bool = False
     grains: np.ndarray | None = None  # (n,) of null=grains: whole numbers from 0, -1 where a point has none
 
     @property
     def known(self) -> np.ndarray:
         """Return which points (n,) are compared: those that have a value, and of null=grains a grain."""
-        known = self.values >= 0 if self.is_partition else np.isfinite(self.values)
+        known = self.values >= 0 if self.is_labels else np.isfinite(self.values)
         return known if self.grains is None else known & (self.grains >= 0)
 
     @property
@@ -75,8 +75,8 @@ class Target(NamedTuple):
         return out
 
 
-class Opened(NamedTuple):
-    """All that a preflight and a run need."""
+class AssociateInput(NamedTuple):
+    """Latents, what stands beside them, and what they are compared with."""
 
     latents: Latents
     sources: dict[str, np.ndarray]  # latent, baselines (N, D) and latent_norm (N, 1)
@@ -84,7 +84,7 @@ class Opened(NamedTuple):
     targets: list[Target]
 
 
-def open_all(settings: Settings) -> Opened:
+def open_all(settings: Settings) -> AssociateInput:
     """Open the latents and their scans, and find the targets.
 
     Raises
@@ -123,7 +123,7 @@ def open_all(settings: Settings) -> Opened:
         )
     check_targets(targets, task)
     sources = {LATENT: latents.x, **latents.matrices(BASELINE), NORM: latent_norm(latents)}
-    return Opened(latents, sources, task.dims or list(range(width)), targets)
+    return AssociateInput(latents, sources, task.dims or list(range(width)), targets)
 
 
 def check_targets(targets: list[Target], task: AssociateConfig) -> None:
@@ -137,7 +137,7 @@ def check_targets(targets: list[Target], task: AssociateConfig) -> None:
             )
     for target in targets:
         num = min(target.known.sum(), task.max_points or len(target.known))
-        if "mi" in task.metrics and not target.is_partition and task.mi_neighbours >= num:
+        if "mi" in task.metrics and not target.is_labels and task.mi_neighbours >= num:
             raise ValueError(
                 f"task.mi_neighbours is {task.mi_neighbours}, but {target.tag} has {num} points to find them among. Set fewer."
             )
@@ -211,7 +211,7 @@ def targets_of(scan: ScanMap, inside: np.ndarray, latents: Latents, settings: Se
         targets.append(synthetic_target(scan, inside, obs, elements, task, tag))
     targets = [target for target in (target._replace(grains=grains) for target in targets) if varies(target)]
     if task.features is not None:
-        found = partition_target(scan, inside, obs, latents, settings, tag)
+        found = labels_target(scan, inside, obs, latents, settings, tag)
         targets += [found] if found.values.max() > 0 else []
     return targets
 
@@ -284,9 +284,7 @@ def synthetic_target(
     return Target(safe(f"{tag}{word}"), f"{label} ({unit})", scan, inside, made.values, made.colours, about)
 
 
-def partition_target(
-    scan: ScanMap, inside: np.ndarray, obs: pd.DataFrame, latents: Latents, settings: Settings, tag: str
-) -> Target:
+def labels_target(scan: ScanMap, inside: np.ndarray, obs: pd.DataFrame, latents: Latents, settings: Settings, tag: str) -> Target:
     """Return the clusters of the reference's features; -1 where one of them is unknown."""
     task: AssociateConfig = settings.task
     columns = [name for name in obs if name.startswith(f"{task.features}_")]
@@ -305,7 +303,7 @@ def partition_target(
         log.warning(f"{task.features} of {scan.name} is left out: its {known.sum()} known points fall into {num} cluster.")
     about = {"features": columns, "criterion": task.criterion, "k_ref": num}
     words = f"cluster of {task.features} (number)"
-    return Target(safe(f"{tag}cluster-{task.features}"), words, scan, inside, labels, None, about, is_partition=True)
+    return Target(safe(f"{tag}cluster-{task.features}"), words, scan, inside, labels, None, about, is_labels=True)
 
 
 def in_words(name: str, scan: ScanMap) -> str:

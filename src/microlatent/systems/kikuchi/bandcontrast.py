@@ -24,6 +24,7 @@ from microlatent.analysis.threshold import otsu
 from microlatent.data.folders import preflight_outputs, raw_folder
 from microlatent.drawing.sheet import HOLE
 from microlatent.files import atomic, write_csv
+from microlatent.results import Preflight, Results
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import draw_bandcontrast as drawing
 from microlatent.systems.kikuchi.draw_maps import Window, draw_map
@@ -33,7 +34,6 @@ from microlatent.systems.kikuchi.scans import ScanMap
 from microlatent.systems.kikuchi.schema import AssembleKikuchiConfig, BandContrastConfig
 
 if TYPE_CHECKING:
-    from microlatent.results import Preflight
     from microlatent.systems.kikuchi.patterns import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ WORDS = {
     "image_quality": "image quality (computed)",
     "neighbour_similarity": "similarity to neighbours (computed)",
 }
+FIGURES = ("histogram", "grey", "heat", "kept")
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 PIXELS_PER_S = 1.5e7  # of patterns whose image quality is computed
 
@@ -91,6 +92,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     if settings.data.keep:
         log.warning("data.keep=%s has no effect on task=bandcontrast, which looks at every point.", settings.data.keep)
     chosen = open_all(settings, raw_folder(settings.data, settings.outputs))
+    results = results_of(chosen, out, tracker)
     rows, kept, valid, found = [], [], [], []
     for one in chosen:
         values = one.values()
@@ -102,51 +104,65 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         points.insert(0, "scan", one.scan.name)
         valid.append(points)
         kept.append(points.loc[decision.kept, ["scan", "x", "y", "value"]].rename(columns={"value": one.quantity}))
-        write_arrays(one.place, decision.kept, out / figures.file_word(one.scan.name) if len(chosen) > 1 else out)
+        write_arrays(one.place, decision.kept, folder_of(one, chosen), results)
     scales = common_scales(chosen, found)
     for one, (values, decision) in zip(chosen, found, strict=True):
-        for path in draw(one, values, decision, scales[one.quantity], settings.task, out / "figures"):
-            tracker.image(path.stem, path)
-    write_csv(pd.concat(kept, ignore_index=True), out / "kept_coords.csv")
-    write_csv(pd.concat(valid, ignore_index=True), out / "valid_pixels.csv")
+        draw(one, values, decision, scales[one.quantity], settings.task, results)
+    write_csv(pd.concat(kept, ignore_index=True), results.path("kept_coords.csv"))
+    write_csv(pd.concat(valid, ignore_index=True), results.path("valid_pixels.csv"))
     table = pd.DataFrame(rows)
-    write_csv(table, out / "tables" / "bandcontrast.csv")
-    tracker.table("bandcontrast", table)
+    results.table("bandcontrast", table)
     numbers = {"scans": len(table)} | {name: int(table[name].sum()) for name in ("points", "in_region", "kept")}
     numbers["kept_share"] = numbers["kept"] / numbers["in_region"]
     return numbers | ({"threshold": rows[0]["threshold"]} if len(rows) == 1 and np.isfinite(rows[0]["threshold"]) else {})
 
 
+def results_of(chosen: list[Chosen], out: Path, tracker: Any = None) -> Results:
+    """Declare the files."""
+    arrays = [f"{folder_of(one, chosen)}{name}.npy" for one in chosen for name in ("kept_coords", "valid_pixels")]
+    drawn = [figure_name(kind, one) for one in chosen for kind in FIGURES]
+    files = ["kept_coords.csv", "valid_pixels.csv", *arrays]
+    return Results(out, tracker, files=files, tables=["bandcontrast"], figures=drawn)
+
+
 def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the scans, check the settings, and list what would be written."""
-    from microlatent.results import Preflight
-
     with preflight_outputs(settings.data, settings.outputs) as outputs:
         chosen = open_all(settings, raw_folder(settings.data, outputs))
-        for one in chosen:
-            one.place.inside(settings.task.roi_xrange, settings.task.roi_yrange)
-    folders = [out / figures.file_word(one.scan.name) for one in chosen] if len(chosen) > 1 else [out]
-    arrays = [str(folder / name) for folder in folders for name in ("kept_coords.npy", "valid_pixels.npy")]
-    images = [str(path) for one in chosen for path in paths(one, out / "figures").values()]
     num = sum(len(one.points) for one in chosen)
     pixels = sum(len(one.points) * np.prod(one.scan.pattern_shape) for one in chosen if one.is_computed)
     needed = [steps_of(one.scan).memory_mb(one.quantity != COMPUTED[0]) for one in chosen if one.is_computed]
     return Preflight(
         reads=[str(path) for one in chosen for path in one.scan.files] + list(settings.data.maps),
-        writes=[str(out / name) for name in ("kept_coords.csv", "valid_pixels.csv", "tables/bandcontrast.csv")] + arrays + images,
+        writes=results_of(chosen, out).writes,
         memory_mb=max([300, *needed]) + num * 4e-4,
-        disk_mb=num * 8e-5 + 0.1 * len(images),
+        disk_mb=num * 8e-5 + 0.1 * len(FIGURES) * len(chosen),
         seconds=3 + 2 * len(chosen) + pixels / PIXELS_PER_S,
     )
 
 
 def open_all(settings: Settings, root: Path) -> list[Chosen]:
-    """Find the scans, join the maps to their points, and settle the quantity of each."""
+    """Find the scans, join the maps to their points, and settle the quantity of each.
+
+    Raises
+    ------
+    ValueError
+        A scan lacks the quantity, the region holds none of its points, or the threshold keeps none of those whose value is read.
+    """
     chosen, scans = [], find_scans(root, settings.data.patterns, settings.data.scans)
     for scan in scans:
         points = join_maps(scan.points, settings.data.maps, scan.name, of_several=len(scans) > 1)
-        chosen.append(Chosen(scan, points, quantity_of(scan, points, settings.task.quantity)))
+        one = Chosen(scan, points, quantity_of(scan, points, settings.task.quantity))
+        one.place.inside(settings.task.roi_xrange, settings.task.roi_yrange)
+        if not one.is_computed:  # else it is only known once the patterns are measured
+            decide(one.place, one.values(), settings.task)
+        chosen.append(one)
     return chosen
+
+
+def folder_of(one: Chosen, chosen: list[Chosen]) -> str:
+    """Return the folder of a scan's arrays, with its slash: one scan needs none."""
+    return f"{figures.file_word(one.scan.name)}/" if len(chosen) > 1 else ""
 
 
 def quantity_of(scan: Scan, points: pd.DataFrame, asked: str | None) -> str:
@@ -272,20 +288,19 @@ def in_words(row: dict[str, Any], words: str, task: BandContrastConfig) -> str:
     )
 
 
-def write_arrays(place: ScanMap, kept: np.ndarray, folder: Path) -> None:
+def write_arrays(place: ScanMap, kept: np.ndarray, folder: str, results: Results) -> None:
     """Write the kept points as arrays."""
     valid = np.zeros(place.map_shape, bool)
     valid[place.y, place.x] = kept
-    arrays = {"kept_coords.npy": np.stack([place.x[kept], place.y[kept]], -1), "valid_pixels.npy": valid}
+    arrays = {"kept_coords": np.stack([place.x[kept], place.y[kept]], -1), "valid_pixels": valid}
     for name, array in arrays.items():
-        with atomic(folder / name) as temporary:
+        with atomic(results.path(f"{folder}{name}.npy")) as temporary:
             np.save(temporary, array)
 
 
-def paths(one: Chosen, folder: Path) -> dict[str, Path]:
-    """Return the files of a scan's figures."""
-    name = figures.file_word(one.scan.name)
-    return {kind: folder / f"{kind}_{name}.png" for kind in ("histogram", "grey", "heat", "kept")}
+def figure_name(kind: str, one: Chosen) -> str:
+    """Return the name of a scan's figure."""
+    return f"{kind}_{figures.file_word(one.scan.name)}"
 
 
 def common_scales(chosen: list[Chosen], found: list[tuple[np.ndarray, Decision]]) -> dict[str, tuple[float, float]]:
@@ -297,17 +312,17 @@ def common_scales(chosen: list[Chosen], found: list[tuple[np.ndarray, Decision]]
 
 
 def draw(
-    one: Chosen, values: np.ndarray, decision: Decision, scale: tuple[float, float], task: BandContrastConfig, folder: Path
-) -> list[Path]:
+    one: Chosen, values: np.ndarray, decision: Decision, scale: tuple[float, float], task: BandContrastConfig, results: Results
+) -> None:
     """Draw the region of one scan: histogram, grey map, heat map, and what is kept."""
-    label, files, name = one.label, paths(one, folder), one.scan.name
+    label, name = one.label, one.scan.name
     window = Window.of(one.place, task.roi_xrange, task.roi_yrange, one.scan.step_um)
     known = decision.inside & np.isfinite(values)
     picture, kept = window.grid(values), window.grid(decision.kept) == 1
-    made = [drawing.draw_histogram(values[known], decision.kept[known], decision.threshold, label, name, files["histogram"])]
+    shown = values[known], decision.kept[known], decision.threshold, label, name
+    results.figure(figure_name("histogram", one), drawing.draw_histogram, *shown)
     for kind, cmap in (("grey", figures.INTENSITY), ("heat", "inferno")):
         colours = matplotlib.colormaps[cmap].with_extremes(bad=HOLE)
-        made.append(draw_map(picture, window, scale, colours, label, name, files[kind]))
+        results.figure(figure_name(kind, one), draw_map, picture, window, scale, colours, label, name)
     title = f"{name}: {decision.kept.sum() / decision.inside.sum():.1%} kept by {label}"
-    made.append(drawing.draw_kept(np.isfinite(picture), kept, window, title, files["kept"]))
-    return made
+    results.figure(figure_name("kept", one), drawing.draw_kept, np.isfinite(picture), kept, window, title)
