@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,18 +25,16 @@ from microlatent.data.sections import (
     Section,
     choose,
     file_stems,
+    image_codes,
     marker_images,
     marker_limits,
     sections,
 )
 from microlatent.drawing import sections as drawing
 from microlatent.drawing.sheet import Panel
-from microlatent.files import write_csv
 from microlatent.progress import track
+from microlatent.results import Preflight, Results
 from microlatent.schemas import Settings
-
-if TYPE_CHECKING:
-    from microlatent.results import Preflight
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +42,8 @@ CONTACT_IMAGES = 48  # on the contact sheet
 INSTEAD = "Latents of any data are drawn by: python analyze.py task=embed run=<run>"
 
 
-class Opened(NamedTuple):
-    """All that a preflight and a run need."""
+class MapsInput(NamedTuple):
+    """Latents, and the images that they are of."""
 
     latents: Latents
     patches: Patches
@@ -54,57 +52,64 @@ class Opened(NamedTuple):
     images: np.ndarray  # (N,) number of each row's image
 
 
+class Drawn(NamedTuple):
+    """The latents that are drawn, each on one scale for all images."""
+
+    dims: list[int]
+    values: np.ndarray  # (N, dims)
+    scales: list[tuple[float, float]]
+
+    @classmethod
+    def of(cls, latents: Latents, dims: list[int]) -> Drawn:
+        """Read the dimensions."""
+        values = np.column_stack([np.asarray(latents.x[:, dim], np.float64) for dim in dims])
+        return cls(dims, values, [figures.limits(column) for column in values.T])
+
+
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Measure every latent, draw the chosen ones."""
     opened = open_all(settings)
-    latents, channels = opened.latents, opened.patches.channels
+    latents, channels, results = opened.latents, opened.patches.channels, results_of(opened, out, tracker)
     train = latents.training_rows()
     means = opened.patches.moments(np.arange(len(latents))).mean
     found = latent_maps.spread(latents.x, train, latents.groups(), opened.images, means)
-    dims = chosen_dims(settings, found.variance)
-    values = np.column_stack([np.asarray(latents.x[:, dim], np.float64) for dim in dims])
-    table = dims_table(found, dims, values, opened, channels, settings.seed)
-    write_csv(table, out / "tables" / "dims.csv")
-    tracker.table("dims", table)
+    drawn = Drawn.of(latents, chosen_dims(settings, found.variance))
+    table = dims_table(found, drawn, opened, settings.seed)
+    results.table("dims", table)
     report(table)
 
-    scales = [figures.limits(column) for column in values.T]
     block = max(section.block_px for section in opened.every)
-    greys = marker_limits(opened.patches, block, len(latents), settings.seed)
-    paths = [
-        draw_image(section, values, dims, scales, channels, greys, settings, out / "figures" / f"{stem}.png")
-        for section, stem in zip(track(opened.shown, "Drawing images"), file_stems(opened.shown, "maps"), strict=True)
-    ]
-    paths.append(draw_contact(opened.shown, values[:, 0], dims[0], scales[0], settings, out / "figures"))
-    for path in paths:
-        tracker.image(path.stem, path)
-    drawn = table[table["drawn"]].set_index("dim").loc[dims]
+    greys = dict(zip(channels, marker_limits(opened.patches, block, len(latents), settings.seed), strict=True))
+    for section, stem in zip(track(opened.shown, "Drawing images"), file_stems(opened.shown, "maps"), strict=True):
+        results.figure(stem, draw_image, section, drawn, greys, settings)
+    results.figure("contact", draw_contact, opened.shown, drawn, settings)
+    rows = table[table["drawn"]].set_index("dim").loc[drawn.dims]
     numbers = {"images": len(opened.every), "subjects": latents.obs["subject"].nunique(), "partitions": len(latents)}
     for name in ("variance", "eta2_subject", "moran_i"):
-        numbers |= {f"{name}_latent{dim}": float(drawn.loc[dim, name]) for dim in dims}
+        numbers |= {f"{name}_latent{dim}": float(rows.loc[dim, name]) for dim in drawn.dims}
     return numbers
+
+
+def results_of(opened: MapsInput, out: Path, tracker: Any = None) -> Results:
+    """Declare the files."""
+    return Results(out, tracker, tables=["dims"], figures=[*file_stems(opened.shown, "maps"), "contact"])
 
 
 def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the table and its stores, check the names, and list what would be written."""
-    from microlatent.results import Preflight
-
     opened = open_all(settings)
-    num, width = opened.latents.x.shape
-    if settings.task.dims is not None:
-        chosen_dims(settings, np.ones(width))
-    names = [*file_stems(opened.shown, "maps"), "contact"]
+    (num, width), results = opened.latents.x.shape, results_of(opened, out)
     largest = max(int(np.prod(section.shape_px)) for section in opened.every)
     return Preflight(
         reads=[str(opened.latents.path), *(str(store.path) for store in opened.patches.stores)],
-        writes=[str(out / "tables" / "dims.csv"), *(str(out / "figures" / f"{name}.png") for name in names)],
+        writes=results.writes,
         memory_mb=300 + (latent_maps.CHUNK * width * 24 + num * 200 + min(largest, DISPLAY_PX**2) * 200) / 1e6,
-        disk_mb=0.5 * len(names) + width * 2e-4,
+        disk_mb=0.5 * len(results.names) + width * 2e-4,
         seconds=10 + num * width * 4e-8 + num * 4e-4 + 1.0 * len(opened.shown),
     )
 
 
-def open_all(settings: Settings) -> Opened:
+def open_all(settings: Settings) -> MapsInput:
     """Open the table and its stores, and find the images."""
     latents = open_latents(settings, "maps")
     latents.require(PLACES, "maps", INSTEAD)
@@ -115,53 +120,52 @@ def open_all(settings: Settings) -> Opened:
             near = get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(f"task.markers names {name!r}, but the stores have the markers {', '.join(known)}.{hint}")
+    refuse_dims(settings.task.dims, latents.x.shape[1])
     every = sections(latents, stores)
-    images = np.empty(len(latents), int)
-    for number, section in enumerate(every):
-        images[section.rows] = number
     patches = Patches(latents, stores, settings.task.markers or known)
-    return Opened(latents, patches, every, choose(every, settings.task.images), images)
+    return MapsInput(latents, patches, every, choose(every, settings.task.images), image_codes(every, len(latents)))
+
+
+def refuse_dims(dims: list[int] | None, width: int) -> None:
+    """Refuse dimensions that there are not."""
+    outside = [dim for dim in dims or () if not 0 <= dim < width]
+    if outside or dims == []:
+        raise ValueError(
+            f"task.dims is {dims}, but must name latent dimensions from 0 to {width - 1}."
+            + (f" Leave out {outside}." if outside else " Leave it out for those that vary most.")
+        )
 
 
 def chosen_dims(settings: Settings, variance: np.ndarray) -> list[int]:
     """Return the latent dimensions to draw: those asked for, else those that vary most between training partitions."""
-    task, width = settings.task, len(variance)
-    if task.dims is None:
-        dims = latent_maps.most_varying(variance, task.num_dims)
-        if not dims:
-            raise ValueError("No latent varies, so there is nothing to map. The model has collapsed: train it anew.")
-        return dims
-    outside = [dim for dim in task.dims if not 0 <= dim < width]
-    if outside or not task.dims:
-        raise ValueError(
-            f"task.dims is {task.dims}, but must name latent dimensions from 0 to {width - 1}."
-            + (f" Leave out {outside}." if outside else " Leave it out for those that vary most.")
-        )
-    return list(dict.fromkeys(task.dims))
+    if settings.task.dims is not None:
+        return list(dict.fromkeys(settings.task.dims))
+    dims = latent_maps.most_varying(variance, settings.task.num_dims)
+    if not dims:
+        raise ValueError("No latent varies, so there is nothing to map. The model has collapsed: train it anew.")
+    return dims
 
 
 # ----------------------------------------------------------------------------------------------------------- table
 
 
-def dims_table(
-    found: latent_maps.Spread, dims: list[int], values: np.ndarray, opened: Opened, channels: list[str], seed: int
-) -> pd.DataFrame:
+def dims_table(found: latent_maps.Spread, drawn: Drawn, opened: MapsInput, seed: int) -> pd.DataFrame:
     """Return one row per latent; Moran's I and its p-value for those drawn."""
     table = pd.DataFrame({"dim": np.arange(len(found.variance)), "variance": found.variance})
     table["variance_share"] = found.variance / found.variance.sum()
-    table["drawn"] = table["dim"].isin(dims)
+    table["drawn"] = table["dim"].isin(drawn.dims)
     table["eta2_subject"] = found.between_groups
-    result = autocorrelation(values, opened, seed)
+    result = autocorrelation(drawn.values, opened, seed)
     columns = {"moran_i": result.moran_i, "p_permutation": result.p_permutation, "p_holm": holm(result.p_permutation)}
     for name, numbers in columns.items():
         table[name] = np.nan
-        table.loc[dims, name] = numbers
-    for number, name in enumerate(channels):
+        table.loc[drawn.dims, name] = numbers
+    for number, name in enumerate(opened.patches.channels):
         table[f"r_{name}"] = found.correlation[:, number]
     return table
 
 
-def autocorrelation(values: np.ndarray, opened: Opened, seed: int) -> latent_maps.Autocorrelation:
+def autocorrelation(values: np.ndarray, opened: MapsInput, seed: int) -> latent_maps.Autocorrelation:
     """Return Moran's I over all images, of partitions that share no pixel."""
     rows, pairs, num = [], [], 0
     for section in opened.every:
@@ -187,24 +191,15 @@ def report(table: pd.DataFrame) -> None:
 # ---------------------------------------------------------------------------------------------------------- figures
 
 
-def draw_image(
-    section: Section,
-    values: np.ndarray,
-    dims: list[int],
-    scales: list[tuple[float, float]],
-    channels: list[str],
-    greys: list[tuple[float, float]],
-    settings: Settings,
-    path: Path,
-) -> Path:
-    """Draw the chosen latents and markers of one image."""
+def draw_image(section: Section, drawn: Drawn, greys: dict[str, tuple[float, float]], settings: Settings, path: Path) -> Path:
+    """Draw the chosen latents and markers of one image, the markers in ``greys``."""
     latent = [
         Panel(f"latent {dim}", latent_maps.tissue_map(column[section.rows], *section.places), section.step_px, scale)
-        for dim, column, scale in zip(dims, values.T, scales, strict=True)
+        for dim, column, scale in zip(drawn.dims, drawn.values.T, drawn.scales, strict=True)
     ]
     markers = [
         Panel(name, picture, section.block_px, grey, figures.INTENSITY)
-        for name, picture, grey in zip(channels, marker_images(section, channels), greys, strict=True)
+        for (name, grey), picture in zip(greys.items(), marker_images(section, list(greys)), strict=True)
     ]
     holes = any(np.isnan(panel.picture).any() for panel in latent)
     blocks = [
@@ -215,10 +210,9 @@ def draw_image(
     return drawing.draw_section(blocks, section.shape_px, section.pixel_um(settings), title, path)
 
 
-def draw_contact(
-    shown: list[Section], column: np.ndarray, dim: int, scale: tuple[float, float], settings: Settings, folder: Path
-) -> Path:
-    """Draw one latent in many images; of too many, the first ones of every subject."""
+def draw_contact(shown: list[Section], drawn: Drawn, settings: Settings, path: Path) -> Path:
+    """Draw the first latent in many images; of too many, the first ones of every subject."""
+    dim, column, scale = drawn.dims[0], drawn.values[:, 0], drawn.scales[0]
     picked = shown
     if len(shown) > CONTACT_IMAGES:
         turn = pd.Series([section.subject for section in shown]).groupby([section.subject for section in shown]).cumcount()
@@ -232,4 +226,4 @@ def draw_contact(
     title = f"latent {dim} in " + (f"{len(picked)} of {len(shown)} images" if len(picked) < len(shown) else "all images")
     label = f"latent {dim} (no unit), 1st to 99th percentile of all images"
     shapes = [section.shape_px for section in picked]
-    return drawing.draw_contact(panels, shapes, sizes.pop() if len(sizes) == 1 else None, title, label, folder / "contact.png")
+    return drawing.draw_contact(panels, shapes, sizes.pop() if len(sizes) == 1 else None, title, label, path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,11 @@ import pandas as pd
 from microlatent import figures
 from microlatent.data.latents import Latents, open_latents
 from microlatent.data.store import Store
-from microlatent.files import write_csv, write_json, write_pickle
+from microlatent.files import write_json, write_pickle
+from microlatent.results import Preflight, Results
 from microlatent.schemas import Settings
 from microlatent.systems.wells import draw_tracks as drawing
 from microlatent.systems.wells import trajectories
-
-if TYPE_CHECKING:
-    from microlatent.results import Preflight
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +39,25 @@ class Well(NamedTuple):
     tracks: dict[str, np.ndarray]  # positions in the latents table of the matched trajectories
 
 
+class MatchInput(NamedTuple):
+    """Latents, and the trajectories that they are matched to."""
+
+    latents: Latents
+    wells: list[Well]
+
+
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Match every trajectory of the table, compare step sizes with random pairs, write tables and figures."""
-    latents = open_latents(settings, "match")
-    latents.require(NEEDED, "match", "Only data=wells has trajectories; try task=embed or task=cluster.")
-    wells = [match_well(latents, *found, settings.task.min_found) for found in latents.stores(settings.data.store)]
+    opened = open_all(settings)
+    latents, wells = opened
+    results = results_of(opened, settings, out, tracker)
     num_raw, num_matched = (
         sum(len(part) for part in parts) for parts in zip(*((w.lengths, w.matched) for w in wells), strict=True)
     )
-    write_json({well.store.name: well.matched for well in wells}, out / "trajectories.json")
+    write_json({well.store.name: well.matched for well in wells}, results.path("trajectories.json"))
     if settings.task.reference_files:
         for well in wells:
-            write_pickle(well.matched, out / f"{well.store.name}_trajectories.pkl")
+            write_pickle(well.matched, results.path(f"{well.store.name}_trajectories.pkl"))
     log.info(f"{num_matched} of {num_raw} trajectories have a patch in more than {settings.task.min_found:.0%} of their frames.")
     if not num_matched:
         log.warning("No trajectory was matched. Lower task.min_found, or see in the store why patches are missing.")
@@ -60,16 +65,13 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     frame = latents.obs["frame"].to_numpy()
     pairs = trajectories.steps(latents.x, frame, latents.cells(), well_codes(wells, len(latents)), settings.seed)
     comparison = trajectories.compare(pairs, seed=settings.seed)
-    tables = {"steps": pd.DataFrame([comparison._asdict()]), "trajectories": motion_table(latents, wells, settings)}
+    results.table("steps", pd.DataFrame([comparison._asdict()]))
+    results.table("trajectories", motion_table(latents, wells, settings))
     displacement = pooled_displacement(latents, wells, settings)
     if len(displacement.table):
-        tables["msd"] = displacement.table
-    for name, table in tables.items():
-        write_csv(table, out / "tables" / f"{name}.csv")
-        tracker.table(name, table)
-    tracker.artifact("trajectories", "table", out / "tables" / "trajectories.csv")
-    for path in draw(latents, wells, pairs, comparison, displacement, settings, out / "figures"):
-        tracker.image(path.stem, path)
+        results.table("msd", displacement.table)
+    results.artifact("trajectories", "table", "tables/trajectories.csv")
+    draw(opened, pairs, comparison, displacement, settings, results)
     report(comparison)
     return {
         "trajectories": num_raw,
@@ -81,24 +83,34 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     }
 
 
-def preflight(settings: Settings, out: Path) -> Preflight:
-    """Open the table and its stores, and list what would be written."""
-    from microlatent.results import Preflight
-
+def open_all(settings: Settings) -> MatchInput:
+    """Open the table and its stores, and match the trajectories."""
     latents = open_latents(settings, "match")
     latents.require(NEEDED, "match", "Only data=wells has trajectories; try task=embed or task=cluster.")
-    stores = [store for store, _ in latents.stores(settings.data.store)]
-    writes = [out / "trajectories.json", *(out / "tables" / f"{name}.csv" for name in ("trajectories", "steps", "msd"))]
-    if settings.task.reference_files:
-        writes += [out / f"{store.name}_trajectories.pkl" for store in stores]
-    writes += [out / "figures" / f"{name}.png" for name in ("tracks", "steps", "msd")]
-    writes += [out / "figures" / f"strips_{figures.file_word(name)}.png" for name in stores[0].channels]
+    found = latents.stores(settings.data.store)
+    return MatchInput(latents, [match_well(latents, *one, settings.task.min_found) for one in found])
+
+
+def results_of(opened: MatchInput, settings: Settings, out: Path, tracker: Any = None) -> Results:
+    """Declare the files."""
+    pickled = opened.wells if settings.task.reference_files else []
+    return Results(
+        *(out, tracker),
+        files=["trajectories.json", *(f"{well.store.name}_trajectories.pkl" for well in pickled)],
+        tables=["trajectories", "steps", "msd"],
+        figures=["tracks", "steps", "msd", *(strip_name(channel) for channel in opened.wells[0].store.channels)],
+    )
+
+
+def preflight(settings: Settings, out: Path) -> Preflight:
+    """Open the table and its stores, and list what would be written."""
+    opened = open_all(settings)
     return Preflight(
-        reads=[str(latents.path), *(str(store.path) for store in stores)],
-        writes=[str(name) for name in writes],
-        memory_mb=300 + len(latents) * 2e-3,
+        reads=[str(opened.latents.path), *(str(well.store.path) for well in opened.wells)],
+        writes=results_of(opened, settings, out).writes,
+        memory_mb=300 + len(opened.latents) * 2e-3,
         disk_mb=2.0,
-        seconds=10 + len(latents) * 2e-4,
+        seconds=10 + len(opened.latents) * 2e-4,
     )
 
 
@@ -185,35 +197,38 @@ def report(comparison: trajectories.Comparison) -> None:
 # ---------------------------------------------------------------------------------------------------------- figures
 
 
+def strip_name(channel: str) -> str:
+    """Return the name of a channel's film strips."""
+    return f"strips_{figures.file_word(channel)}"
+
+
 def draw(
-    latents: Latents,
-    wells: list[Well],
+    opened: MatchInput,
     pairs: trajectories.Steps,
     comparison: trajectories.Comparison,
     displacement: trajectories.Displacement,
     settings: Settings,
-    folder: Path,
-) -> list[Path]:
+    results: Results,
+) -> None:
     """Draw every figure that the data allow."""
+    latents, wells = opened
     examples = choose_examples(wells, settings.task.num_examples, settings.seed)
-    paths = []
     if examples and np.isfinite(centres(latents)).any():
         panels = [panel(latents, well, scale, examples) for well, scale in zip(wells, scales(wells, settings), strict=True)]
         units = scales(wells, settings)[0]
         unit, time = figures.UNITS["um" if units[0] else "px"], f"time ({'min' if units[1] else 'frame'})"
         shown = [part for part in panels if part.paths][:MAX_WELLS_DRAWN]
-        paths.append(drawing.draw_tracks(shown, unit, time, folder / "tracks.png"))
+        results.figure("tracks", drawing.draw_tracks, shown, unit, time)
     if comparison.num_steps:
-        paths.append(drawing.draw_steps(pairs, comparison, folder / "steps.png"))
+        results.figure("steps", drawing.draw_steps, pairs, comparison)
     if len(displacement.table) > 1:
-        paths.append(drawing.draw_displacement(displacement, folder / "msd.png"))
+        results.figure("msd", drawing.draw_displacement, displacement)
     for channel, name in enumerate(wells[0].store.channels) if examples else ():
         films = [
             film(latents, well, trajectory, number, channel, settings) for number, (well, trajectory) in enumerate(examples, 1)
         ]
-        target = folder / f"strips_{figures.file_word(name)}.png"
-        paths.append(drawing.draw_films(films, f"{name}, one contrast for all", wells[0].store.patch_pixel_um, target))
-    return paths
+        title = f"{name}, one contrast for all"
+        results.figure(strip_name(name), drawing.draw_films, films, title, wells[0].store.patch_pixel_um)
 
 
 def choose_examples(wells: list[Well], count: int, seed: int) -> list[tuple[Well, str]]:
