@@ -17,6 +17,7 @@ from microlatent.experiment import Trained
 from microlatent.schemas import Settings
 from microlatent.systems.partitions import conditional, logistic, outcome_images, prediction, subjects
 from microlatent.systems.partitions import outcome as task
+from microlatent.systems.partitions.outcome_input import Space
 from microlatent.systems.partitions.outcomes import read_outcomes
 from microlatent.systems.partitions.schema import OutcomeConfig, PartitionsConfig
 from microlatent.tracking import NullTracker
@@ -501,24 +502,22 @@ def test_the_task_shows_which_markers_changed_places(cohort, tmp_path, monkeypat
     table = pd.read_csv(tmp_path / "tables" / "marker_differences.csv")
     assert set(table["marker"][:2]) == {"red", "green"}
     assert set(table["partner"][:2]) == {"red", "green"}
-    assert (table["together_lo"][:2] > 0).all()
-    assert (table["pixels_together_lo"][:2] > 0).all()
-    assert table["together"].abs().is_monotonic_decreasing
-    assert (table["level_lo"] <= 0).all()  # no more of any marker
-    assert (table["level_hi"] >= 0).all()
-    assert table["way"][:2].min() > 3 * table["way_permuted"][:2].max()
+    assert (table["local_correlation_change_lo"][:2] > 0).all()
+    assert (table["pixels_local_correlation_change_lo"][:2] > 0).all()
+    assert table["local_correlation_change"].abs().is_monotonic_decreasing
+    assert (table["mean_change_lo"] <= 0).all()  # no more of any marker
+    assert (table["mean_change_hi"] >= 0).all()
+    assert table["transport_rms"][:2].min() > 3 * table["transport_rms_permuted"][:2].max()
 
 
 def test_samples_of_outcomes_between_which_nothing_differs_are_alike(cohort):
     folder, _ = cohort
     settings = settings_of(folder)
     opened = task.open_all(settings)
-    x = np.asarray(opened.latents.x)
-    components = subjects.fit_components(x, opened.subject)
-    scores = components.transform(x)
-    pair = conditional.condition(conditional.subject_moments(scores, opened.subject), opened.outcomes.labels)
+    space = Space.of(opened)
+    pair = conditional.condition(conditional.subject_moments(space.scores, opened.subject), opened.outcomes.labels)
     same = conditional.Gaussians(np.repeat(pair.mean[:1], 2, 0), np.repeat(pair.covariance[:1], 2, 0))
-    first, second = outcome_images.draw_samples(same, x, scores, components, opened, settings)
+    first, second = outcome_images.draw_samples(same, space, settings)
     assert first == pytest.approx(second)
 
 
@@ -581,4 +580,4 @@ def test_the_planted_pattern_is_found_from_raw_files_to_figures(command):
     assert table.loc["latents", "auc"] > table.loc["marker means", "auc"] + 0.1
     differences = pd.read_csv(out / "tables" / "marker_differences.csv")
     assert set(differences["marker"][:2]) == {"CD8", "Cytokeratins"}
-    assert (differences["together_lo"][:2] > 0).all()
+    assert (differences["local_correlation_change_lo"][:2] > 0).all()

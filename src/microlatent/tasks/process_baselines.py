@@ -12,6 +12,7 @@ import torch
 
 from microlatent.analysis import baselines
 from microlatent.analysis.statistics import explained
+from microlatent.contract import lacking
 from microlatent.data.source import PatchSource
 from microlatent.experiment import Trained
 from microlatent.progress import track
@@ -51,7 +52,7 @@ def write_baselines(
         for flat, x in track(pixels(rows), "Baselines", -(-len(rows) // settings.task.batch_size)):
             here = slice(start, start + len(flat))
             restored = {}
-            if hasattr(trained.model, "reconstruct"):
+            if not lacking(trained.model, ["reconstruct"]):
                 restored["model"] = baselines.pool(trained.model.reconstruct(x).float().cpu().numpy(), SIDE_PX)
             for model in fitted:
                 z = model.transform(flat)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from microlatent.analysis import latent_maps
+from microlatent.contract import lacking
 from microlatent.data.latents import Latents, Patches
 from microlatent.progress import track
 from microlatent.results import Results
@@ -62,7 +63,7 @@ def load_decoder(settings: Settings, latents: Latents) -> Pictures:
 
     which = settings.task.checkpoint or its_checkpoint(latents, Path(settings.run))
     trained = load_model(Path(settings.run), which, torch.device("cpu"))
-    if not hasattr(trained.model, "decode"):
+    if lacking(trained.model, ["decode"]):
         raise ValueError(
             f"The model of {settings.run} has no decoder for its latents, so it makes no patterns. Give "
             f"task.latents={latents.path} without run to draw the maps alone."

@@ -163,8 +163,8 @@ def counterparts(pair: Gaussians, scores: NDArray, subject: NDArray, outcome: ND
 class Local(NamedTuple):
     """Local statistics of the markers of each subject, from images of its partitions."""
 
-    level: NDArray  # (S, C) mean
-    together: NDArray  # (S, C, C) covariance of places, over the scatter of both markers
+    mean: NDArray  # (S, C)
+    correlation: NDArray  # (S, C, C) covariance of places, over the scatter of both markers
 
 
 def coarsen(images: NDArray, blocks: int = 8) -> NDArray:
@@ -177,14 +177,14 @@ def coarsen(images: NDArray, blocks: int = 8) -> NDArray:
 
 def local_statistics(places: NDArray, subject: NDArray, scatter: NDArray) -> Local:
     """Return the statistics of coarse images (n, C, places) by subject; ``scatter`` (S, C) are the markers' units."""
-    level, together = [], []
+    means, correlations = [], []
     for code, unit in enumerate(scatter):
         own = np.moveaxis(places[subject == code], 1, 0).reshape(places.shape[1], -1)
         mean = own.mean(1, dtype=np.float64)
         centred = (own - mean[:, None]) / unit[:, None]
-        level.append(mean)
-        together.append(centred @ centred.T / own.shape[1])
-    return Local(np.array(level), np.array(together))
+        means.append(mean)
+        correlations.append(centred @ centred.T / own.shape[1])
+    return Local(np.array(means), np.array(correlations))
 
 
 def compare(values: NDArray, outcome: NDArray, num_bootstraps: int, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:

@@ -110,10 +110,10 @@ def draw_differences(table: pd.DataFrame, outcomes: Sequence[str], path: Path) -
     panels = (
         (
             "change of co-occurrence with\nthe marker named (correlation)",
-            (("together", "latents, decoded"), ("pixels_together", "pixels")),
+            (("local_correlation_change", "latents, decoded"), ("pixels_local_correlation_change", "pixels")),
         ),
-        ("change on the way\n(RMS, in SD of the marker)", (("way", "latents, decoded"),)),
-        ("change of the mean\n(in SD of the marker)", (("level", "latents, decoded"), ("pixels_level", "pixels"))),
+        ("change on the way\n(RMS, in SD of the marker)", (("transport_rms", "latents, decoded"),)),
+        ("change of the mean\n(in SD of the marker)", (("mean_change", "latents, decoded"), ("pixels_mean_change", "pixels"))),
     )
     fig, axes = figures.new(1, len(panels), figures.PAGE_MM, 32 + 7.0 * len(table), sharey=True)
     place = np.arange(len(table))[::-1]
@@ -123,8 +123,8 @@ def draw_differences(table: pd.DataFrame, outcomes: Sequence[str], path: Path) -
             colour = figures.OKABE_ITO[number]
             ax.hlines(place + shift, table[f"{kind}_lo"], table[f"{kind}_hi"], color=colour, linewidth=1.4)
             ax.plot(table[kind], place + shift, "os"[number], color=colour, markersize=4, label=label)
-        if "way" in dict(kinds):
-            ax.plot(table["way_permuted"], place, "|", color=figures.GREY, markersize=8, label="outcomes permuted")
+        if "transport_rms" in dict(kinds):
+            ax.plot(table["transport_rms_permuted"], place, "|", color=figures.GREY, markersize=8, label="outcomes permuted")
             ax.set_xlim(left=0)
         ax.axvline(0, color="black", linewidth=0.6)
         ax.set(xlabel=title, ylim=(-0.6, len(table) - 0.4))

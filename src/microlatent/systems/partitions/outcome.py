@@ -13,99 +13,81 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from microlatent.analysis.statistics import interval
-from microlatent.data.latents import Latents, Patches, open_latents
-from microlatent.files import write_csv
+from microlatent.contract import lacking
+from microlatent.data.latents import Patches, open_latents
+from microlatent.results import Preflight, Results
 from microlatent.schemas import Settings
 from microlatent.systems.partitions import draw_outcome as drawing
 from microlatent.systems.partitions import prediction as analysis
 from microlatent.systems.partitions import subjects
-from microlatent.systems.partitions.outcomes import Outcomes, find_outcomes, read_outcomes
+from microlatent.systems.partitions.outcome_input import NUM_PATHS, OutcomeInput, Space
+from microlatent.systems.partitions.outcomes import find_outcomes, read_outcomes
 
 if TYPE_CHECKING:
     from microlatent.experiment import Trained
-    from microlatent.results import Preflight
 
 log = logging.getLogger(__name__)
 
 INSTEAD = "Outcomes belong to subjects of data=partitions."
 
 
-class Opened(NamedTuple):
-    """All that a preflight and a run need."""
-
-    latents: Latents
-    patches: Patches
-    outcomes: Outcomes
-    rows: np.ndarray  # (n,) rows of the table whose subject has an outcome
-    subject: np.ndarray  # (n,) number of their subject
-
-
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Predict, then show."""
     task, opened = settings.task, open_all(settings)
-    trained = load_decoder(settings, opened)  # a wrong run, or too many folds, should fail before the permutations
+    trained = load_decoder(settings, opened)
+    results = results_of(opened, trained, settings, out, tracker)
     names, labels = opened.outcomes.names, opened.outcomes.labels
     held_out = analysis.describe_folds(len(labels), task.folds)
     log.info(f"task.folds={task.folds} of {len(labels)} subjects: {held_out}.")
-    x = opened.latents.x if len(opened.rows) == len(opened.latents) else np.asarray(opened.latents.x[opened.rows])
-    components = subjects.fit_components(x, opened.subject)
-    scores = components.transform(x)
-    markers = marker_means(opened)
+    space, markers = Space.of(opened), marker_means(opened)
     features = {
-        "latents": subjects.summarise(scores, opened.subject, task.num_clusters, settings.seed),
+        "latents": subjects.summarise(space.scores, opened.subject, task.num_clusters, settings.seed),
         "marker means": {"mean": np.log(markers) if (markers > 0).all() else markers},
     }
     options = (task.folds, task.num_permutations, task.num_bootstraps, settings.seed)
-    results = {name: analysis.predict(blocks, labels, *options) for name, blocks in features.items()}
-    report(results, names)
-    tables = {"prediction": prediction_table(results, len(labels)), "subjects": subject_table(opened, results, markers)}
-    paths = [drawing.draw_prediction(results, labels, names, held_out, out / "figures" / "prediction.png")]
+    found = {name: analysis.predict(blocks, labels, *options) for name, blocks in features.items()}
+    report(found, names)
+    results.table("prediction", prediction_table(found, len(labels)))
+    results.table("subjects", subject_table(opened, found, markers))
+    results.figure("prediction", drawing.draw_prediction, found, labels, names, held_out)
     numbers = {}
-    for prefix, result in zip(("", "marker_"), results.values(), strict=True):
+    for prefix, result in zip(("", "marker_"), found.values(), strict=True):
         row = result_row(result)
         numbers |= {prefix + key: row[key] for key in ("auc", "auc_lo", "auc_hi", "p_permutation", "balanced_accuracy")}
-
     if trained is not None:
         from microlatent.systems.partitions import outcome_images  # imports torch
 
-        shown = outcome_images.show(settings, opened, x, scores, components, trained, out / "figures")
-        tables, paths = tables | shown.tables, paths + shown.paths
-        numbers |= shown.numbers
-    for name, table in tables.items():
-        write_csv(table, out / "tables" / f"{name}.csv")
-        tracker.table(name, table)
-    for path in paths:
-        tracker.image(path.stem, path)
+        numbers |= outcome_images.show(opened, space, trained, settings, results)
     return numbers
+
+
+def results_of(opened: OutcomeInput, trained: Trained | None, settings: Settings, out: Path, tracker: Any = None) -> Results:
+    """Declare the files: images need a model that decodes."""
+    tables, figures = ["prediction", "subjects"], ["prediction"]
+    if trained is not None:
+        tables += ["marker_differences", "nearest"]
+        drawn = min(NUM_PATHS, settings.task.num_samples, *np.bincount(opened.outcomes.labels))
+        figures += ["path_mean", *(f"path_{k + 1}" for k in range(drawn)), "samples", "nearest", "differences"]
+    return Results(out, tracker, tables=tables, figures=figures)
 
 
 def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the table, the stores and the outcomes, and list what would be written."""
-    from microlatent.results import Preflight
-
     task, opened = settings.task, open_all(settings)
     trained = load_decoder(settings, opened)
     num, width = opened.latents.x.shape
     count, channels = len(opened.outcomes.labels), len(opened.patches.channels)
-    tables, names = ["prediction", "subjects"], ["prediction"]
-    if trained is not None:
-        tables += ["marker_differences", "nearest"]
-        drawn = min(3, task.num_samples, *np.bincount(opened.outcomes.labels))
-        names += ["path_mean", *(f"path_{k + 1}" for k in range(drawn)), "samples", "nearest", "differences"]
     # Measured on one core: each fit takes 0.1 ms for 16 subjects, 0.2 for 24, 0.7 for 40; from there about 6 us for each more.
     fits = len(analysis.draw_held_out(count, task.folds, np.random.default_rng(0))) * task.num_permutations
     return Preflight(
         reads=[str(opened.latents.path), *(str(store.path) for store in opened.patches.stores)],
-        writes=[
-            *(str(out / "tables" / f"{name}.csv") for name in tables),
-            *(str(out / "figures" / f"{name}.png") for name in names),
-        ],
+        writes=results_of(opened, trained, settings, out).writes,
         memory_mb=500 + (width**2 * 24 + num * 200 + 4000 * channels * 64 * 8) / 1e6,
         disk_mb=4.0,
         seconds=20 + fits * 1.3 * (7e-4 * (min(count, 40) / 40) ** 2 + 6e-6 * max(0, count - 40)) + num * width * 1e-7,
@@ -117,8 +99,14 @@ def preflight(settings: Settings, out: Path) -> Preflight:
     )
 
 
-def open_all(settings: Settings) -> Opened:
-    """Open the table, its stores and the outcomes."""
+def open_all(settings: Settings) -> OutcomeInput:
+    """Open the table, its stores and the outcomes.
+
+    Raises
+    ------
+    ValueError
+        There are too few subjects for ``task.folds``, or too few partitions for ``task.num_clusters``.
+    """
     latents = open_latents(settings, "outcome")
     latents.require(("subject",), "outcome", INSTEAD)
     stores = list(latents.stores(getattr(settings.data, "store", None)))
@@ -128,16 +116,19 @@ def open_all(settings: Settings) -> Opened:
     outcomes = read_outcomes(path, list(pd.unique(of)), analysis.FEWEST)
     number = {name: code for code, name in enumerate(outcomes.subjects)}
     rows = np.flatnonzero(np.isin(of, outcomes.subjects))
-    return Opened(latents, patches, outcomes, rows, np.array([number[name] for name in of[rows]]))
+    subject = np.array([number[name] for name in of[rows]])
+    analysis.count_folds(len(outcomes.labels), settings.task.folds)
+    subjects.refuse_clusters(subject, settings.task.num_clusters)
+    return OutcomeInput(latents, patches, outcomes, rows, subject)
 
 
-def marker_means(opened: Opened) -> np.ndarray:
+def marker_means(opened: OutcomeInput) -> np.ndarray:
     """Return the mean of each marker over the partitions of each subject (S, C), counts."""
     means = opened.patches.moments(opened.rows).mean
     return np.array([means[opened.subject == code].mean(0) for code in range(len(opened.outcomes.subjects))])
 
 
-def load_decoder(settings: Settings, opened: Opened) -> Trained | None:
+def load_decoder(settings: Settings, opened: OutcomeInput) -> Trained | None:
     """Load the model of the run; None, and say so, where none can decode."""
     if settings.run is None:
         log.warning("run is not set, so there is no model to decode with: the images are left out.")
@@ -147,13 +138,19 @@ def load_decoder(settings: Settings, opened: Opened) -> Trained | None:
     from microlatent.experiment import load_model
 
     trained = load_model(Path(settings.run), settings.task.checkpoint, torch.device("cpu"))
-    if not hasattr(trained.model, "decode"):
+    if lacking(trained.model, ["decode"]):
         log.warning(f"The model of {settings.run} does not decode single vectors: the images are left out.")
         return None
     if list(trained.channels) != opened.patches.channels:
         raise ValueError(
             f"{opened.latents.path} was made by a model of the channels {opened.patches.channels}, but the checkpoint "
             f"{trained.provenance['checkpoint']} is of {trained.channels}. Give the run that the latents are of."
+        )
+    width, known = opened.latents.x.shape[1], trained.provenance.get("config", {}).get("model", {}).get("latent_dim")
+    if known not in (None, width):
+        raise ValueError(
+            f"{opened.latents.path} has {width} latent dimensions, but the checkpoint {trained.provenance['checkpoint']} has "
+            f"{known}. Give the run that the latents are of."
         )
     return trained
 
@@ -176,7 +173,7 @@ def prediction_table(results: dict[str, analysis.Prediction], count: int) -> pd.
     return pd.DataFrame([*rows, gain | {"auc_lo": low, "auc_hi": high}])
 
 
-def subject_table(opened: Opened, results: dict[str, analysis.Prediction], markers: np.ndarray) -> pd.DataFrame:
+def subject_table(opened: OutcomeInput, results: dict[str, analysis.Prediction], markers: np.ndarray) -> pd.DataFrame:
     """Return one row per subject: its outcome, its held-out scores, whether the autoencoder was trained on it."""
     obs, outcomes = opened.latents.obs, opened.outcomes
     parts = obs["part"].astype(str).to_numpy()[opened.rows] if "part" in obs else np.full(len(opened.rows), "")

@@ -16,6 +16,7 @@ import torch
 
 from microlatent.analysis.statistics import explained
 from microlatent.config import nearest
+from microlatent.contract import lacking
 from microlatent.data.folders import origin_of, preflight_outputs, raw_folder
 from microlatent.device import choose_device
 from microlatent.experiment import Trained, load_model, load_split
@@ -81,7 +82,7 @@ def load(settings: Settings, device: torch.device) -> Trained:
             "data.root=<folder>. The model may have been trained on any data with channels of the same names."
         )
     trained = load_model(run, task.checkpoint, device)
-    if not hasattr(trained.model, "reconstruct"):
+    if lacking(trained.model, ["reconstruct"]):
         raise ValueError(f"The model of {run} has no reconstruct(), so it makes no images. Choose the run of an autoencoder.")
     if trained.normaliser.mode == "patch":
         raise ValueError(

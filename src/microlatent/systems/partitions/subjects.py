@@ -103,12 +103,23 @@ def cluster_shares(scores: NDArray, subject: NDArray, num_clusters: int, seed: i
     from sklearn.cluster import KMeans
 
     rng = np.random.default_rng(seed)
-    each = max(1, min(np.bincount(subject).min() * 4, MAX_ROWS // (subject.max() + 1)))
+    refuse_clusters(subject, num_clusters)
+    each = fitted_rows(subject)
     fitted = np.concatenate([rng.permutation(np.flatnonzero(subject == code))[:each] for code in range(subject.max() + 1)])
-    if len(fitted) < num_clusters:
-        raise ValueError(f"task.num_clusters is {num_clusters}, but there are only {len(fitted)} partitions. Lower it.")
     centres = KMeans(num_clusters, n_init=5, random_state=seed).fit(scores[fitted]).cluster_centers_
     squared = (scores**2).sum(1)[:, None] - 2 * scores @ centres.T + (centres**2).sum(1)
     apart = squared - squared.min(1, keepdims=True)
     share = np.exp(-apart / max(float(np.median(squared.min(1))), 1e-12))
     return share / share.sum(1, keepdims=True)
+
+
+def fitted_rows(subject: NDArray) -> int:
+    """Return how many rows of a subject at most k-means is fitted to."""
+    return max(1, min(np.bincount(subject).min() * 4, MAX_ROWS // (subject.max() + 1)))
+
+
+def refuse_clusters(subject: NDArray, num_clusters: int) -> None:
+    """Refuse more clusters than there are rows to fit them to."""
+    num = int(np.minimum(np.bincount(subject), fitted_rows(subject)).sum())
+    if num < num_clusters:
+        raise ValueError(f"task.num_clusters is {num_clusters}, but there are only {num} partitions. Lower it.")
