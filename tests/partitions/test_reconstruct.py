@@ -239,7 +239,7 @@ def test_what_cannot_be_reconstructed_is_refused(tmp_path, case, message):
     assert not list(tmp_path.glob("out/S1/*"))
 
 
-def test_a_rehearsal_reconstructs_a_batch_and_writes_nothing(tmp_path):
+def test_a_check_reconstructs_a_batch_writes_nothing_and_lists_what_the_run_writes(tmp_path):
     write_image(tmp_path / "raw" / "S1" / "a.tif", skewed(0, (40, 50)))
     write_image(tmp_path / "raw" / "S2" / "b.tif", skewed(0, (40, 50)))
     chosen = Settings(
@@ -253,6 +253,8 @@ def test_a_rehearsal_reconstructs_a_batch_and_writes_nothing(tmp_path):
     assert "1 images, the first S2/b" in plan.reads[0]
     assert "12 partitions of 16 px, 12 px apart" in plan.reads[0]
     assert not (tmp_path / "out").exists()
+    reconstruct.run(chosen, tmp_path / "out", NullTracker())
+    assert sorted(plan.writes) == sorted(str(path) for path in (tmp_path / "out").rglob("*") if path.is_file())
 
 
 def test_a_checkpoint_that_knows_one_side_of_its_patches_is_still_read(tmp_path):

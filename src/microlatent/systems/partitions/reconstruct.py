@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +22,9 @@ from microlatent.contract import lacking
 from microlatent.data.folders import origin_of, preflight_outputs, raw_folder
 from microlatent.device import choose_device
 from microlatent.experiment import Trained, load_model, load_split
-from microlatent.files import atomic, write_csv
+from microlatent.files import atomic
 from microlatent.progress import track
-from microlatent.results import Preflight
+from microlatent.results import Preflight, Results
 from microlatent.schemas import Settings
 from microlatent.systems.partitions.draw_reconstruction import panel
 from microlatent.systems.partitions.files import TissueImage, find_images
@@ -43,28 +45,55 @@ class Result(NamedTuple):
     output: np.ndarray  # float32, what it made of that, in the same units; of Bernoulli models the probability
 
 
+class ReconstructInput(NamedTuple):
+    """The model, and the images that it is shown."""
+
+    trained: Trained
+    images: list[TissueImage]
+    part_of: Callable[[TissueImage], str]  # train, val, test, or "" where that is not known
+
+    @property
+    def is_bernoulli(self) -> bool:
+        """Return whether the model tells probabilities."""
+        return self.trained.normaliser.mode == "bern"
+
+
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Reconstruct every chosen image and write it, its figure and its errors; memory holds one image."""
-    device = choose_device(settings.trainer.device)
-    trained = load(settings, device)
-    images = chosen_images(settings, raw_folder(settings.data, settings.outputs), trained)
-    part_of = parts(settings, trained)
-    errors, bern = [], trained.normaliser.mode == "bern"
+    device, task = choose_device(settings.trainer.device), settings.task
+    opened = open_all(settings, device, settings.outputs)
+    trained, images, results = opened.trained, opened.images, results_of(opened, out, tracker)
+    errors, write = [], write_maps if opened.is_bernoulli else write_counts
     for number, image in enumerate(track(images, "Reconstructing")):
         result = reconstruct(image, trained, settings, device)
-        part = part_of(image)
-        write = write_maps if bern else write_counts
-        path = write(result, image, out / image.subject, settings.task.threshold, trained, part)
-        errors += measure(result, image, part, settings.task.threshold, trained)
+        part = opened.part_of(image)
+        rows = write(result, image, task.threshold, trained, results)
+        draw = partial(panel, rows, image.channels, image.pixel_um, _title(image, part))
+        figure = f"{image.name}.png"
         if number < LOGGED_IMAGES:
-            tracker.image(f"{image.subject}_{image.image}", path)
+            results.figure(f"{image.subject}_{image.image}", draw, file=figure)
+        else:
+            draw(results.path(figure))
+        errors += measure(result, image, part, task.threshold, trained)
     table = pd.DataFrame(errors)
-    write_csv(table, out / "tables" / "errors.csv")
-    tracker.table("errors", table)
-    score = "dice" if bern else "r2"
+    results.table("errors", table)
+    score = "dice" if opened.is_bernoulli else "r2"
     means = table.groupby("channel", sort=False)[score].mean()
     logger.info("%d images -> %s. Mean %s: %s", len(images), out, score, ", ".join(f"{c} {v:.3f}" for c, v in means.items()))
     return {"images": len(images)} | {f"{score}_{channel}": round(float(value), 4) for channel, value in means.items()}
+
+
+def open_all(settings: Settings, device: torch.device, outputs: str) -> ReconstructInput:
+    """Load the model and find the images; a check has other ``outputs``."""
+    trained = load(settings, device)
+    images = chosen_images(settings, raw_folder(settings.data, outputs), trained)
+    return ReconstructInput(trained, images, parts(settings, trained))
+
+
+def results_of(opened: ReconstructInput, out: Path, tracker: Any = None) -> Results:
+    """Declare the files of every image."""
+    kinds = ("_probability.tif", "_map.tif", ".png") if opened.is_bernoulli else (".tif", ".png")
+    return Results(out, tracker, files=[image.name + kind for image in opened.images for kind in kinds], tables=["errors"])
 
 
 def load(settings: Settings, device: torch.device) -> Trained:
@@ -125,7 +154,7 @@ def chosen_images(settings: Settings, root: Path, trained: Trained) -> list[Tiss
     return images
 
 
-def parts(settings: Settings, trained: Trained) -> Any:
+def parts(settings: Settings, trained: Trained) -> Callable[[TissueImage], str]:
     """Return a function that says whether the run was trained on an image: train, val, test, or "" where that is not known."""
     split = load_split(Path(settings.run), trained.provenance["data"])
     own = trained.provenance["config"]["data"].get("root") == origin_of(settings.data)
@@ -164,26 +193,27 @@ def as_type(counts: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.clip(np.rint(counts.astype(np.float64)), limits.min, limits.max).astype(dtype)
 
 
-def write_counts(result: Result, image: TissueImage, folder: Path, threshold: float, trained: Trained, part: str) -> Path:
-    """Write the reconstruction with the original's shape and type, and the figure; return the figure's path."""
+Rows = list[tuple[str, np.ndarray, tuple[float, float] | None]]  # of an image's figure: label, planes, grey scale
+
+
+def write_counts(result: Result, image: TissueImage, threshold: float, trained: Trained, results: Results) -> Rows:
+    """Write the reconstruction with the original's shape and type; return what the figure shows."""
     counts = as_type(to_counts(result, trained), image.dtype)
-    write_tiff(counts, image, folder / f"{image.image}.tif")
-    rows = [("original", result.counts, None), ("reconstructed", counts, None)]
-    return panel(rows, image.channels, image.pixel_um, _title(image, part), folder / f"{image.image}.png")
+    write_tiff(counts, image, results.path(f"{image.name}.tif"))
+    return [("original", result.counts, None), ("reconstructed", counts, None)]
 
 
-def write_maps(result: Result, image: TissueImage, folder: Path, threshold: float, trained: Trained, part: str) -> Path:
-    """Write the probability and the thresholded map of a Bernoulli model, and the figure; return the figure's path."""
+def write_maps(result: Result, image: TissueImage, threshold: float, trained: Trained, results: Results) -> Rows:
+    """Write the probability and the thresholded map of a Bernoulli model; return what the figure shows."""
     above = (result.output > threshold).astype(np.uint8)
-    write_tiff(result.output, image, folder / f"{image.image}_probability.tif")
-    write_tiff(above, image, folder / f"{image.image}_map.tif")
-    rows = [
+    write_tiff(result.output, image, results.path(f"{image.name}_probability.tif"))
+    write_tiff(above, image, results.path(f"{image.name}_map.tif"))
+    return [
         ("original\n(counts)", result.counts, None),
         ("above the\ntraining mean", result.treated, (0.0, 1.0)),
         ("reconstructed\nprobability", result.output, (0.0, 1.0)),
         (f"probability\nabove {threshold:g}", above, (0.0, 1.0)),
     ]
-    return panel(rows, image.channels, image.pixel_um, _title(image, part), folder / f"{image.image}.png")
 
 
 def write_tiff(pixels: np.ndarray, image: TissueImage, path: Path) -> None:
@@ -236,10 +266,9 @@ def _title(image: TissueImage, part: str) -> str:
 def preflight(settings: Settings, out: Path) -> Preflight:
     """Load the model, match the channels, reconstruct one batch of the first image, and estimate the rest."""
     device = choose_device(settings.trainer.device)
-    trained = load(settings, device)
     with preflight_outputs(settings.data, settings.outputs) as outputs:
-        images = chosen_images(settings, raw_folder(settings.data, outputs), trained)
-        parts(settings, trained)
+        opened = open_all(settings, device, outputs)
+        trained, images = opened.trained, opened.images
         counts, size = images[0].read(), trained.shape_px[0]
     overlap = overlap_px(settings, trained)
     num = sum(len(cut(image.shape_px, size, overlap)) for image in images)
@@ -255,8 +284,8 @@ def preflight(settings: Settings, out: Path) -> Preflight:
             f"{len(images)} images, the first {images[0].name} ({images[0].path}), channels {trained.channels}; "
             f"{num} partitions of {size} px, {size - overlap} px apart"
         ],
-        writes=[str(out / images[0].subject / f"{images[0].image}.tif"), f"... of {len(images)} images"],
+        writes=results_of(opened, out).writes,
         memory_mb=psutil.Process().memory_info().rss / 1e6 + max(pixels) * 40 / 1e6,
-        disk_mb=sum(pixels) * (images[0].dtype.itemsize if trained.normaliser.mode != "bern" else 2) / 1e6 + len(images),
+        disk_mb=sum(pixels) * (2 if opened.is_bernoulli else images[0].dtype.itemsize) / 1e6 + len(images),
         seconds=seconds + sum(pixels) / 1e7 + 0.6 * len(images),
     )
