@@ -565,6 +565,8 @@ def test_too_few_points_and_wrong_dimensions_are_refused(folder, tmp_path):
         cluster.run(run_settings(folder, dims=[0], roi_xrange=[0, 3], roi_yrange=[0, 3]), tmp_path, NullTracker())
     with pytest.raises(ValueError, match=r"task\.dims is \[6\].*0 to 5"):
         cluster.preflight(run_settings(folder, dims=[6]), tmp_path)
+    with pytest.raises(ValueError, match=r"task\.num_clusters is 400, but the \d+ rows to fit clusters to allow at most"):
+        cluster.preflight(run_settings(folder, num_clusters=400), tmp_path)
 
 
 @pytest.mark.slow

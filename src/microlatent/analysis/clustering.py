@@ -102,21 +102,23 @@ def cluster(
     return Clustering(labels, confidence, centres.reshape(-1, z.shape[1]), tried, num_fitted)
 
 
-def refuse_few(num_train: int, num_clusters: int | None) -> None:
-    """Refuse to cluster too few training patches, or into too many clusters.
+def refuse_few(num_rows: int, num_clusters: int | None) -> None:
+    """Refuse to cluster too few rows (patches of training, points of a scan), or into too many clusters.
 
     Raises
     ------
     ValueError
         They are.
     """
-    if num_train < FEWEST_ROWS:
+    if num_rows < FEWEST_ROWS:
         raise ValueError(
-            f"Clustering needs at least {FEWEST_ROWS} training patches, but there are {num_train}. "
+            f"Clustering needs at least {FEWEST_ROWS} training patches, but there are {num_rows}. "
             "Run task=process on more subjects, images or wells."
         )
-    if num_clusters is not None and num_clusters > num_train // 2:
-        raise ValueError(f"task.num_clusters is {num_clusters}, but {num_train} training patches allow at most {num_train // 2}.")
+    if num_clusters is not None and num_clusters > num_rows // 2:
+        raise ValueError(
+            f"task.num_clusters is {num_clusters}, but the {num_rows} rows to fit clusters to allow at most {num_rows // 2}."
+        )
 
 
 def number_by_size(labels: NDArray) -> NDArray:

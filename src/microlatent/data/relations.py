@@ -85,7 +85,7 @@ class RelationTable:
         self.place[rows] = -1
         return matrix
 
-    def components(self) -> np.ndarray:
+    def connected_components(self) -> np.ndarray:
         """Return a number per row, equal for rows that any chain of relations joins: what a split must not tear."""
         num = len(self.starts) - 1
         rows = np.repeat(np.arange(num), np.diff(self.starts))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from microlatent.analysis.clustering import FEWEST_ROWS
+from microlatent.analysis.clustering import FEWEST_ROWS, refuse_few
 from microlatent.data.latents import BASELINE, Latents
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import scan_clusters, scan_maps
@@ -75,7 +75,8 @@ def open_field(settings: Settings) -> Field:
     Raises
     ------
     ValueError
-        Settings of one kind of input stand beside those of the other, or next to nothing of the region is known.
+        Settings of one kind of input stand beside those of the other, next to nothing of the region is known, or too
+        little of it for so many clusters.
     """
     task, data = settings.task, settings.data
     given = {"run": settings.run, "task.latents": task.latents}
@@ -94,6 +95,7 @@ def open_field(settings: Settings) -> Field:
             f"{known.sum()} of the region's {len(known)} points have {' and '.join(field.names)}, but clusters need at least "
             f"{FEWEST_ROWS}. Widen task.roi_xrange and task.roi_yrange."
         )
+    refuse_few(int(known.sum()), task.num_clusters)
     return field
 
 

@@ -165,10 +165,10 @@ class AssociateConfig:
     synth_mode: str | None = None  # synthetic element map: sum (weighted) or rgb
     synth_elements: list[str] | None = None  # elements by name; sum: default all; rgb: one to three
     synth_weights: list[float] | None = None  # sum: a weight for each element; default 1 / their number
-    features: str | None = None  # columns of a reference partition by prefix: PCA or cNMF
+    features: str | None = None  # reference features by the prefix of their columns, PCA or cNMF: their clusters are a target
     max_clusters: int = 12  # of the Gaussian mixtures of features and latents, from 1
     criterion: str = "bic"  # of the mixtures: bic or aic
-    agreement: str = "ari"  # of partitions: ari or nmi
+    agreement: str = "ari"  # of clusters: ari or nmi
 
     def __post_init__(self) -> None:
         if self.targets != [] or (self.synth_mode is None and self.features is None):  # else these are the only targets

@@ -66,7 +66,7 @@ class WellPatches(PatchSource):
         """Name of every row's group; the finest never tears a chain of related patches."""
         if by != "trajectory":
             return super().groups(by)
-        component = self.relations.components()
+        component = self.relations.connected_components()
         first = pd.Series(np.arange(len(self))).groupby(component).transform("first").to_numpy()
         return (self.table["well"] + "/" + self.table["key"].map(lambda key: "/".join(key.split("/")[-2:]))).to_numpy()[first]
 
