@@ -303,7 +303,7 @@ def test_too_few_surrogates_are_said(settings, caplog):
 REFUSED = [
     (("task.targets=[O]",), r"task\.targets names 'O'.*Did you mean 'element_O'"),
     (("task.targets=[scan]",), r"'scan', which holds words"),
-    (("task.dims=[6]",), r"task\.dims is \[6\].*from 0 to 5. Leave out \[6\]"),
+    (("task.dims=[6]",), r"task\.dims is \[6\].*from 0 to 5. Leave \[6\] out"),
     (("task.roi_xrange=[0,3]", "task.roi_yrange=[0,3]"), r"hold 9 points of demo.*at least 20"),
     (("task.roi_xrange=[90,93]",), r"hold none of the 480 points"),
     (("task.synth_elements=[O]",), r"no effect without task\.synth_mode"),

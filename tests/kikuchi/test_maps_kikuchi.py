@@ -294,7 +294,7 @@ def test_default_points_span_the_errors_and_named_ones_are_found(folder):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"dims": [0, 6]}, r"task\.dims is \[0, 6\].*are 0 to 5.*\[6\]"),
+        ({"dims": [0, 6]}, r"task\.dims is \[0, 6\].*from 0 to 5.*\[6\]"),
         ({"traverse": [9]}, r"task\.traverse is \[9\].*0 to 5"),
         ({"cmap": "viridi"}, r"task\.cmap is 'viridi'.*viridis"),
         ({"bad_color": "whit"}, r"task\.bad_color is 'whit'.*white, black"),

@@ -257,7 +257,7 @@ def test_no_image_at_all_is_refused_with_the_list(folder):
 
 
 def test_unknown_marker_is_named_with_the_list(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"task\.markers names 'CD88'.*DAPI, CD8, Cytokeratins.*Did you mean CD8"):
+    with pytest.raises(ValueError, match=r"task\.markers names 'CD88'.*Did you mean 'CD8'.*CD8, Cytokeratins, DAPI"):
         maps.run(settings(folder, markers=["CD88"]), tmp_path, NullTracker())
 
 

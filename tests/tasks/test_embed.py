@@ -101,7 +101,7 @@ def test_table_without_a_training_part_is_fitted_whole_and_says_so(folder, caplo
 
 
 def test_misspelt_column_is_refused_with_the_nearest(folder, tmp_path):
-    with pytest.raises(ValueError, match="Did you mean true_size"):
+    with pytest.raises(ValueError, match="Did you mean 'true_size'"):
         embed.run(settings(folder, colour_by=["true_szie"]), tmp_path, NullTracker())
 
 

@@ -174,6 +174,16 @@ class Latents:
                 f"made of another kind of data. {instead}"
             )
 
+    def require_dims(self, key: str, dims: list[int] | None) -> None:
+        """Refuse the dimensions that a setting names and the latents do not have; None names all."""
+        width = self.x.shape[1]
+        outside = [dim for dim in dims or () if not 0 <= dim < width]
+        if outside or dims == []:
+            raise ValueError(
+                f"{key} is {dims}, but must name latent dimensions of {self.path} from 0 to {width - 1}. "
+                f"Leave {outside or 'it'} out."
+            )
+
     def matrices(self, prefix: str) -> dict[str, np.ndarray]:
         """Return the matrices (N, D) that stand beside the latents under names with a prefix, such as the baselines'."""
         if self.path.suffix != ".h5ad":

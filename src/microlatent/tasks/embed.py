@@ -8,7 +8,6 @@ part and applied to the rest. Writes ``latents.h5ad`` (the table with ``obsm`` X
 from __future__ import annotations
 
 import logging
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import pandas as pd
 from microlatent import figures
 from microlatent.analysis import components, probe
 from microlatent.analysis.statistics import holm
+from microlatent.config import nearest
 from microlatent.data.latents import Latents, Patches, extend, open_latents
 from microlatent.drawing import components as drawing
 from microlatent.progress import track
@@ -128,9 +128,7 @@ def find_columns(names: list[str], obs: pd.DataFrame, key: str) -> list[str]:
     """Return the names if the table has them all."""
     for name in names:
         if name not in obs:
-            near = get_close_matches(name, obs.columns, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{key} names {name!r}, but the latents table has the columns {', '.join(obs.columns)}.{hint}")
+            raise ValueError(f"{key} names {name!r}, which the latents table does not hold. {nearest(name, obs.columns)}")
     return list(names)
 
 

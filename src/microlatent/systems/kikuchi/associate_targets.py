@@ -101,12 +101,7 @@ def open_all(settings: Settings) -> AssociateInput:
         )
     latents, scans = open_points(settings, "associate")
     width = latents.x.shape[1]
-    outside = [dim for dim in task.dims or [] if not 0 <= dim < width]
-    if outside or task.dims == []:
-        raise ValueError(
-            f"task.dims is {task.dims}, but must name latent dimensions of {latents.path} from 0 to {width - 1}."
-            + (f" Leave out {outside}." if outside else " Leave it out for all.")
-        )
+    latents.require_dims("task.dims", task.dims)
     targets = []
     for scan in scans:
         inside = scan.inside(task.roi_xrange, task.roi_yrange)

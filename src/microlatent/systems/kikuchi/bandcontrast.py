@@ -11,7 +11,6 @@ Writes ``kept_coords.csv`` (scan, x, y and the quantity), which ``data.keep`` ta
 from __future__ import annotations
 
 import logging
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +20,7 @@ import pandas as pd
 
 from microlatent import figures
 from microlatent.analysis.threshold import otsu
+from microlatent.config import nearest
 from microlatent.data.folders import preflight_outputs, raw_folder
 from microlatent.drawing.sheet import HOLE
 from microlatent.files import atomic, write_csv
@@ -176,10 +176,9 @@ def quantity_of(scan: Scan, points: pd.DataFrame, asked: str | None) -> str:
     known = [name for name in points.select_dtypes("number") if name not in ("x", "y")]
     known += [name for name in COMPUTED if scan.pattern_shape is not None and name not in known]
     if asked is not None and asked not in known:
-        near = get_close_matches(asked, known, n=1)
+        what = nearest(asked, known) if known else "It has no column of numbers."
         raise ValueError(
-            f"task.quantity is {asked!r}, but {scan.path} has {', '.join(known) or 'no column of numbers'}."
-            + (f" Did you mean {near[0]}?" if near else " Join a map that has it with data.maps.")
+            f"task.quantity is {asked!r}, which {scan.path} does not hold: join a map that does with data.maps. {what}"
         )
     found = asked or next((name for name in (*QUALITIES, COMPUTED[0]) if name in known), None)
     if found is None:

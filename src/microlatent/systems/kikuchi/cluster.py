@@ -50,7 +50,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     tables = tables_of(field, result, how, settings)
     for name, table in tables.items():
         results.table(name, table)
-    assignments = assignments_name(tag)
+    assignments = f"cluster_assignments__{tag}.csv"
     write_csv(field.assignments(result.shown, result.labels), results.path(assignments))
     results.artifact("clusters", "table", assignments)
     if field.table is not None:
@@ -61,7 +61,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         results.artifact("latents_clustered", "latents", TABLE)
     draw_clusters(field, result, tag, settings, results)
     report = report_of(field, result, tag, how, tables.get("agreement"), settings)
-    write_json(finite(report), results.path(report_name(tag)))
+    write_json(finite(report), results.path(f"cluster_report__{tag}.json"))
     if len(result.found.criterion) > 1:
         results.figure("criterion", criterion_drawing.draw_criterion, result.found.criterion, task.criterion)
     if result.stable["ari"].notna().any():
@@ -79,7 +79,7 @@ def results_of(field: Field, tag: str, settings: Settings, out: Path, tracker: A
         *(out, tracker),
         files=[
             *(map_name(field, tag, scan) for scan in field.scans),
-            *(assignments_name(tag), report_name(tag)),
+            *(f"cluster_assignments__{tag}.csv", f"cluster_report__{tag}.json"),
             *([TABLE] if field.table is not None else []),
         ],
         tables=["clusters", "criterion", *refitted, *(["agreement"] if field.known else [])],
@@ -164,7 +164,7 @@ def report_of(
         "cluster_colors": {str(number): colour for number, colour in enumerate(colours)},
         "noise_color": drawing.NOISE_COLOUR,
         "figure": maps[0] if len(maps) == 1 else maps,
-        "assignments_csv": assignments_name(tag),
+        "assignments_csv": f"cluster_assignments__{tag}.csv",
         "reads": field.reads,
     }
 
@@ -256,16 +256,6 @@ def map_name(field: Field, tag: str, scan: ScanMap) -> str:
 def tail(field: Field, scan: ScanMap) -> str:
     """Return what tells the files of several scans apart."""
     return f"__{figures.file_word(scan.name)}" if len(field.scans) > 1 else ""
-
-
-def assignments_name(tag: str) -> str:
-    """Return the file that holds every point's cluster."""
-    return f"cluster_assignments__{tag}.csv"
-
-
-def report_name(tag: str) -> str:
-    """Return the file of the report."""
-    return f"cluster_report__{tag}.json"
 
 
 def second_axis(field: Field, shown: np.ndarray) -> tuple[np.ndarray, str]:

@@ -110,11 +110,7 @@ def from_table(settings: Settings) -> Field:
     task: ClusterKikuchiConfig = settings.task
     latents, whole = open_points(settings, "cluster")
     width = latents.x.shape[1]
-    outside = [dim for dim in task.dims or [] if not 0 <= dim < width]
-    if outside:
-        raise ValueError(
-            f"task.dims is {task.dims}, but the latent dimensions of {latents.path} are 0 to {width - 1}. Leave out {outside}."
-        )
+    latents.require_dims("task.dims", task.dims)
     inside = [scan.inside(task.roi_xrange, task.roi_yrange) for scan in whole]
     rows = np.concatenate([scan.rows[kept] for scan, kept in zip(whole, inside, strict=True)])
     scans, start = [], 0

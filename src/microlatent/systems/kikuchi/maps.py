@@ -114,12 +114,8 @@ def open_all(settings: Settings) -> MapsInput:
     latents, scans = open_points(settings, "maps")
     drawing.colours(task.cmap, task.bad_color)
     width = latents.x.shape[1]
-    for key, dims in (("task.dims", task.dims), ("task.traverse", task.traverse)):
-        outside = [dim for dim in dims or [] if not 0 <= dim < width]
-        if outside:
-            raise ValueError(
-                f"{key} is {dims}, but the latent dimensions of {latents.path} are 0 to {width - 1}. Leave out {outside}."
-            )
+    latents.require_dims("task.dims", task.dims)
+    latents.require_dims("task.traverse", task.traverse)
     for scan in scans:
         scan.inside(task.roi_xrange, task.roi_yrange)
     windows = [Window.of(scan, task.roi_xrange, task.roi_yrange, scan.step_um) for scan in scans]

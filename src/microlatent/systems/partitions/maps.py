@@ -8,7 +8,6 @@ and ``figures/contact.png``, the first of them in many images.
 from __future__ import annotations
 
 import logging
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import pandas as pd
 from microlatent import figures
 from microlatent.analysis import latent_maps
 from microlatent.analysis.statistics import holm
+from microlatent.config import nearest
 from microlatent.data.latents import Latents, Patches, open_latents
 from microlatent.data.sections import (
     DISPLAY_PX,
@@ -117,23 +117,11 @@ def open_all(settings: Settings) -> MapsInput:
     known = [name for name in stores[0][0].channels if all(name in store.channels for store, _ in stores)]
     for name in settings.task.markers or ():
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"task.markers names {name!r}, but the stores have the markers {', '.join(known)}.{hint}")
-    refuse_dims(settings.task.dims, latents.x.shape[1])
+            raise ValueError(f"task.markers names {name!r}, which the stores do not hold. {nearest(name, known)}")
+    latents.require_dims("task.dims", settings.task.dims)
     every = sections(latents, stores)
     patches = Patches(latents, stores, settings.task.markers or known)
     return MapsInput(latents, patches, every, choose(every, settings.task.images), image_codes(every, len(latents)))
-
-
-def refuse_dims(dims: list[int] | None, width: int) -> None:
-    """Refuse dimensions that there are not."""
-    outside = [dim for dim in dims or () if not 0 <= dim < width]
-    if outside or dims == []:
-        raise ValueError(
-            f"task.dims is {dims}, but must name latent dimensions from 0 to {width - 1}."
-            + (f" Leave out {outside}." if outside else " Leave it out for those that vary most.")
-        )
 
 
 def chosen_dims(settings: Settings, variance: np.ndarray) -> list[int]:
