@@ -77,7 +77,7 @@ def load(source: WellPatches, rounds: int) -> dict[str, list[float]]:
 
     def ours() -> None:
         for number, rows in enumerate(plan):
-            source.batch(rows, torch.device("cpu"), augment_seed=(number,), relations=True)
+            source.batch(rows, torch.device("cpu"), augment_seed=(number,), needs={"relations"})
 
     def plain() -> None:
         for rows in plan:
@@ -121,7 +121,7 @@ def loop(source: WellPatches, model: nn.Module, folder: Path, epochs: int, *, re
     out = RunFolder.claim(folder / "runs" / "x").path
     original = source.batch
     if ready:
-        at_hand = original(source.plan("train", 0, BATCH, 0)[0], torch.device("cpu"), relations=True)
+        at_hand = original(source.plan("train", 0, BATCH, 0)[0], torch.device("cpu"), needs={"relations"})
         source.batch = lambda *_, **__: at_hand
     try:
         position = training.fit(settings, model, source, out, NullTracker(), None, {}, torch.device("cpu"))

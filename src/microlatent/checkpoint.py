@@ -68,6 +68,13 @@ def _read(path: Path, device: str | torch.device) -> Any:
         ) from error
 
 
+def on_device(content: Any, device: torch.device) -> Any:
+    """Return plain containers with their tensors on a device."""
+    if isinstance(content, dict):
+        return {key: on_device(value, device) for key, value in content.items()}
+    return content.to(device) if isinstance(content, torch.Tensor) else content
+
+
 def load_state(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: Path | str) -> None:
     """Load weights strictly.
 

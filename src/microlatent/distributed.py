@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce as differentiable_sum
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def world_size() -> int:
@@ -80,32 +82,45 @@ def gather(x: Tensor) -> Tensor:
     return differentiable_sum(torch.cat([whole[:before], x, whole[before + len(x) :]]))
 
 
-class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation with the statistics of the global batch, on any device and for unequal parts.
+def global_batch_norm(norm: _BatchNorm, x: Tensor) -> Tensor:
+    """Normalise (B, C, ...) with the global batch's mean and population variance, on any device and for unequal parts.
 
     ``torch.nn.SyncBatchNorm`` does the same on GPUs alone.
     """
+    dims, wide = (0, *range(2, x.ndim)), x.to(torch.promote_types(x.dtype, torch.float32))
+    sums = [wide.sum(dims), wide.square().sum(dims), wide.new_full((x.shape[1],), x.numel() / x.shape[1])]
+    sum_x, sum_xx, count = differentiable_sum(torch.stack(sums))
+    mean = sum_x / count
+    var = (sum_xx / count - mean * mean).clamp_min(0)
+    if norm.running_mean is not None:
+        with torch.no_grad():
+            norm.num_batches_tracked += 1
+            share = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean, share)
+            norm.running_var.lerp_(var * count / (count - 1), share)
+    scale = torch.rsqrt(var + norm.eps) * (1 if norm.weight is None else norm.weight)
+    shift = (0 if norm.bias is None else norm.bias) - mean * scale
+    across = (-1, *[1] * (x.ndim - 2))
+    return (wide * scale.view(across) + shift.view(across)).to(x.dtype)
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """Batch normalisation with the statistics of the global batch, in place of torch's own forward."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, Y, X) with the global batch's mean and population variance."""
-        if not self.training:
-            return super().forward(x)
-        sums = torch.stack([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3)), x.new_full((x.shape[1],), x.numel() / x.shape[1])])
-        sum_x, sum_xx, count = differentiable_sum(sums)
-        mean = sum_x / count
-        var = (sum_xx / count - mean * mean).clamp_min(0)
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * count / (count - 1), self.momentum)
-        scale = self.weight * torch.rsqrt(var + self.eps)
-        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+        """Normalise with the global batch in training, as torch does in evaluation."""
+        return global_batch_norm(self, x) if self.training else super().forward(x)
+
+
+@cache
+def _with_global_statistics(kind: type[_BatchNorm]) -> type[_BatchNorm]:
+    return type(f"Global{kind.__name__}", (GlobalBatchNorm, kind), {})
 
 
 def with_global_batch_norm(model: nn.Module) -> nn.Module:
     """Give every batch normalisation of a model the statistics of the global batch, where there are several processes."""
     if world_size() > 1:
         for module in model.modules():
-            if type(module) is nn.BatchNorm2d:
-                module.__class__ = GlobalBatchNorm2d  # same parameters and buffers, another forward
+            if isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward:
+                module.__class__ = _with_global_statistics(type(module))  # same parameters and buffers, another forward
     return model

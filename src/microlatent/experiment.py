@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
-from microlatent import checkpoint, config
+from microlatent import checkpoint, config, contract
+from microlatent.contract import Source
 from microlatent.data.folders import resolved
 from microlatent.data.normalise import Normaliser
-from microlatent.data.source import PatchSource
 from microlatent.data.split import PARTS, Split
+from microlatent.device import set_layout
 from microlatent.provenance import collect_provenance
 from microlatent.schemas import Settings
 
 logger = logging.getLogger(__name__)
 
 
-def open_data(settings: Settings) -> PatchSource:
-    """Open the source, draw its split from the seed, and fit the normalisation to the training part."""
-    data = settings.data
-    source: PatchSource = config.choice("data", data.name).load()(settings)
-    groups = source.groups(data.split_by)[source.rows["all"]]
-    source.use_split(Split.draw(data.split_by, groups, data.val_share, getattr(data, "test_share", 0.0), settings.seed))
-    source.fit_normaliser(data.normalise, getattr(data, "arcsinh_cofactor", None), getattr(data, "clip_percentile", None))
+def open_data(settings: Settings) -> Source:
+    """Open the source for a new run: its split drawn from the seed, its normalisation fitted to the training part."""
+    source: Source = config.choice("data", settings.data.name).load()(settings)
+    source.prepare(settings.data, settings.seed)
     return source
 
 
-def refuse_changed_data(saved: dict[str, Any], source: PatchSource) -> None:
+def refuse_changed_data(saved: dict[str, Any], source: Source) -> None:
     """Refuse to continue a run on other data than it began with.
 
     Raises
@@ -41,27 +39,49 @@ def refuse_changed_data(saved: dict[str, Any], source: PatchSource) -> None:
     """
     assert source.split is not None
     known = saved["birth"]["data"]
-    for what, now in (("fingerprints", source.fingerprints), ("split_hash", source.split.hash), ("channels", source.channels)):
-        if known[what] != now:
+    now = {"fingerprints": source.fingerprints, "split_hash": source.split.hash, "channels": source.channels}
+    for what, value in (now | {"target_channels": source.target_channels}).items():
+        if known.get(what) != value:
             raise ValueError(
-                f"The data changed since this run began: its {what.replace('_', ' ')} was {known[what]}, now it is {now}. "
+                f"The data changed since this run began: its {what.replace('_', ' ')} was {known.get(what)}, now it is {value}. "
                 "Restore the stores it was trained on, or start a new run."
             )
 
 
-def build_model(settings: Settings, source: PatchSource) -> nn.Module:
-    """Build the chosen model for the channels and the patch size of the data."""
-    return config.choice("model", settings.model.name).load()(settings.model, len(source.channels), source.shape_px)
+def build_model(settings: Settings, source: Source) -> nn.Module:
+    """Build the chosen model for the channels and the shape of the data."""
+    targets = None if source.target_channels is None else len(source.target_channels)
+    return _built(settings.model, settings.data.name, len(source.channels), source.shape, targets)
 
 
-def run_provenance(settings: Settings, source: PatchSource) -> dict[str, Any]:
+def _built(model: Any, data: str, channels: int, shape: tuple[int, ...], targets: int | None) -> nn.Module:
+    """Build a model; one that predicts is told how many channels its target has.
+
+    Raises
+    ------
+    ValueError
+        It predicts, but the data have no target.
+    """
+    made = config.choice("model", model.name).load()
+    if "predict" not in contract.capabilities(made):
+        return made(model, channels, shape)
+    if targets is None:
+        raise ValueError(
+            f"model={model.name} predicts a target from its input, but data={data} has none. Choose data with targets, or a "
+            "model whose target is its input."
+        )
+    return made(model, channels, shape, targets)
+
+
+def run_provenance(settings: Settings, source: Source) -> dict[str, Any]:
     """Collect the provenance of a run's checkpoints."""
     assert source.split is not None
     assert source.normaliser is not None
     data = {
         "fingerprints": source.fingerprints,
         "channels": source.channels,
-        "shape_px": list(source.shape_px),
+        "shape_px": list(source.shape),
+        "target_channels": source.target_channels,
         "normaliser": source.normaliser.state(),
         "split_by": source.split.by,
         "split_hash": source.split.hash,
@@ -75,7 +95,7 @@ class Trained(NamedTuple):
     model: nn.Module  # in evaluation mode
     normaliser: Normaliser
     channels: list[str]
-    shape_px: tuple[int, int]  # rows and columns of a patch
+    shape: tuple[int, ...]  # of the samples that it was trained on
     provenance: dict[str, Any]  # of the checkpoint, with its path and epoch
 
 
@@ -86,11 +106,13 @@ def load_model(run: Path, which: str, device: torch.device) -> Trained:
     provenance = saved["birth"]
     trained = provenance["data"]
     model_config = config.build("model", provenance["config"]["model"])
-    shape_px = tuple(trained.get("shape_px") or [trained["patch_px"]] * 2)  # older checkpoints know square patches alone
-    model = config.choice("model", model_config.name).load()(model_config, len(trained["channels"]), shape_px)
+    shape = tuple(trained.get("shape_px") or [trained["patch_px"]] * 2)  # older checkpoints know square patches alone
+    targets = trained.get("target_channels")
+    data = provenance["config"]["data"]["name"]
+    model = _built(model_config, data, len(trained["channels"]), shape, targets and len(targets))
     checkpoint.load_state(model.to(device), saved["model"], path)
     provenance = provenance | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
-    return Trained(model.eval(), Normaliser(**trained["normaliser"]), trained["channels"], shape_px, provenance)
+    return Trained(model.eval(), Normaliser(**trained["normaliser"]), trained["channels"], shape, provenance)
 
 
 def load_split(run: Path, trained: dict[str, Any]) -> Split:
@@ -126,13 +148,14 @@ def refuse_other_groups(settings: Settings, provenance: dict[str, Any]) -> None:
             )
 
 
-def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource, Trained]:
+def load_trained(settings: Settings, device: torch.device) -> tuple[Source, Trained]:
     """Load the model of ``run`` and open the data as it knows them: channels by name, its statistics, its split.
 
     Raises
     ------
     ValueError
-        A channel that the model was trained on is absent, the patches have another size, or a store is no longer what it was.
+        A channel that the model was trained on is absent, it takes samples of another shape alone, or a store is no longer what
+        it was.
     """
     run, task = Path(settings.run), settings.task
     trained = load_model(run, task.checkpoint, device)
@@ -142,17 +165,15 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource,
             f"{path} was trained on channels {trained.channels}, but data.channels asks for {settings.data.channels}. "
             "Leave data.channels out: channels are matched by name."
         )
-    settings.data.channels = list(trained.channels)
-    source: PatchSource = config.choice("data", settings.data.name).load()(settings)
-    settings.data = resolved(settings).data
-    if source.shape_px != trained.shape_px:
-        (rows, columns), (here, there) = trained.shape_px, source.shape_px
+    data = replace(settings.data, channels=list(trained.channels))
+    source: Source = config.choice("data", data.name).load()(replace(settings, data=data))
+    settings.data = resolved(replace(settings, data=data)).data  # what the task writes says where its data were
+    if source.shape != trained.shape and contract.has_fixed_shape(trained.model):
+        there, here = (" x ".join(map(str, shape)) for shape in (trained.shape, source.shape))
         raise ValueError(
-            f"{path} was trained on patches of {rows} x {columns} px, but the stores have {here} x {there} px. "
-            f"Assemble with patches of {rows} x {columns} px."
+            f"{path} was trained on patches of {there} px, but the stores have {here} px. Assemble with patches of {there} px."
         )
-    source.normaliser = trained.normaliser
-    source.normaliser.mode = task.normalise or source.normaliser.mode
+    source.normaliser = replace(trained.normaliser, mode=task.normalise or trained.normaliser.mode)
     changed = [name for name, digest in source.fingerprints.items() if known["fingerprints"].get(name, digest) != digest]
     if changed and settings.data.store == trained.provenance["config"]["data"].get("store"):
         raise ValueError(
@@ -164,9 +185,7 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[PatchSource,
     refuse_other_groups(settings, trained.provenance)
     source.use_split(load_split(run, known))
     # Groups of the same name in other stores are other patches: the model has seen none of them.
-    own = [known["fingerprints"].get(store.path.name) == store.fingerprint for store in source.stores]
-    is_own = np.repeat(own, [len(store) for store in source.stores]) & source.rows_used_by(trained.provenance["config"]["data"])
+    is_own = source.rows_used_by(trained.provenance)
     source.rows |= {part: source.rows[part][is_own[source.rows[part]]] for part in PARTS}
-    if settings.trainer.channels_last:
-        trained.model.to(memory_format=torch.channels_last)
+    set_layout(trained.model, settings.trainer.channels_last)
     return source, trained

@@ -125,10 +125,10 @@ class StopSignals:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def obey(self, batch: int) -> int:
-        """Return the signal to obey after this batch, or 0; several processes look together, every few batches."""
+    def obey(self, step: int) -> int:
+        """Return the signal to obey after so many steps of the run, or 0; several processes look together, every few steps."""
         from microlatent import distributed  # here, because the commands that need no torch import this file too
 
         if distributed.world_size() == 1:
             return self.asked
-        return distributed.largest(self.asked) if batch % LOOK_EVERY == 0 else 0
+        return distributed.largest(self.asked) if step % LOOK_EVERY == 0 else 0

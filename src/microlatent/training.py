@@ -1,6 +1,7 @@
 """Fit a model: the loop, in the order set lr, load, step, evaluate, checkpoint, log, stop.
 
-``run`` brings data and model together; ``fit`` is the loop. A batch is ``trainer.batch_size`` patches over all processes. Every
+``run`` brings data and model together; ``fit`` is the loop. What both know of data and model stands in ``contract.py``: batches
+of inputs and targets, and a loss. A batch is ``trainer.batch_size`` samples over all processes. Every
 random draw is a function of the seed and of the position (epoch, step), or of a generator whose state is in the checkpoint, so
 a resumed run continues bit for bit on CPU.
 """
@@ -18,12 +19,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from microlatent import checkpoint, config, distributed, validation
-from microlatent.contract import Batch
+from microlatent import checkpoint, config, contract, distributed, metrics, validation
+from microlatent.contract import Batch, Source
 from microlatent.data.folders import resolved
-from microlatent.data.source import PatchSource
 from microlatent.data.split import PARTS
-from microlatent.device import choose_device
+from microlatent.device import choose_device, set_layout
 from microlatent.experiment import build_model, open_data, refuse_changed_data, run_provenance
 from microlatent.files import write_csv
 from microlatent.losses import Losses
@@ -65,7 +65,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         path = Path(settings.init_from)
         path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
         checkpoint.load_state(model, checkpoint.load_weights(path), f"init_from={settings.init_from}")
-    if device.type == "cuda" and trainer.resident and _fits(source, device):
+    if device.type == "cuda" and trainer.resident and source.nbytes < 0.6 * torch.cuda.mem_get_info(device)[0]:
         source.make_resident(device)
     if distributed.rank() == 0:
         assert source.split is not None
@@ -80,13 +80,11 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     numbers = validation.final_numbers(position, trainer.monitor, parameters)
     distributed.share(None)  # the best checkpoint is written
     checkpoint.load_state(model, checkpoint.load(out / "checkpoints" / "best.ckpt", device)["model"], "best.ckpt")
-    numbers |= validation.scalars(validation.evaluate(settings, model, source, device, "test"))
-    for part in ("val", "test"):
-        numbers |= validation.explained_variance(settings, model, source, device, part)
+    numbers |= validation.held_out_numbers(settings, model, source, device)
     if distributed.rank() == 0:
-        if trainer.likelihood_samples and validation.has_likelihood(model):
+        if trainer.likelihood_samples and not contract.lacking(model, ["log_likelihood"]):
             numbers |= validation.log_likelihood(settings, model, source, device)
-        write_csv(pd.DataFrame(numbers.items(), columns=["metric", "value"]), out / "metrics.csv")
+        write_csv(pd.DataFrame(numbers.items(), columns=["metric", "value"]), out / "summary.csv")
         validation.leave_figures(settings, model.eval(), source, out, tracker, device)
         tracker.artifact("checkpoint", "model", out / "checkpoints" / "best.ckpt")
     return numbers
@@ -95,7 +93,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
 def fit(
     settings: Settings,
     model: nn.Module,
-    source: PatchSource,
+    source: Source,
     out: Path,
     tracker: Any,
     saved: dict | None,
@@ -104,7 +102,7 @@ def fit(
 ) -> Position:
     """Run the loop from the beginning or from a checkpoint to the last epoch; return where it ended."""
     trainer, options = settings.trainer, validation.batch_options(model, settings.trainer)
-    model.to(memory_format=torch.channels_last if trainer.channels_last else torch.contiguous_format)
+    set_layout(model, trainer.channels_last)
     optimiser = make_optimiser(model, trainer)
     position, sums = restore(saved, model, optimiser, device) if saved else (Position(), Sums())
     objective: nn.Module = Objective(distributed.with_global_batch_norm(model))
@@ -114,10 +112,10 @@ def fit(
         objective = torch.compile(objective)
     autocast = validation.autocast_for(trainer, device)
     train_batches = len(validation.limited(source.plan("train", 0, trainer.batch_size, settings.seed), trainer))
-    guard = FiniteGuard(source.table["key"].to_numpy(), device)
+    guard = FiniteGuard(source.names().to_numpy(), device)
     trial = pruning.trial_of(out) if distributed.world_size() == 1 else None
 
-    if trainer.epochs == 0:  # a run of given weights, so that all that stands on runs works with them
+    if trainer.epochs == 0 and not position.history:  # a run of given weights, so that all that stands on runs works with them
         position.history.append({"epoch": 0, "step": 0, **validation.evaluate(settings, model, source, device)})
         save([out / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")], model, optimiser, position, sums, provenance)
         validation.write_history(position.history, out)
@@ -133,9 +131,8 @@ def fit(
             plan = validation.limited(source.plan("train", epoch, trainer.batch_size, settings.seed), trainer)
             for rows in track(plan[position.batch :], f"Epoch {epoch + 1}/{trainer.epochs}"):
                 # lr
-                lr = learning_rate(trainer, position.step, trainer.epochs * train_batches)
                 for group in optimiser.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = learning_rate(trainer, position.step, trainer.epochs * train_batches)
 
                 # load and step
                 optimiser.zero_grad(set_to_none=True)
@@ -156,16 +153,18 @@ def fit(
                 position.batch += 1
 
                 # stop when asked
-                if number := stop.obey(position.batch):
+                if number := stop.obey(position.step):
+                    guard.look(sums.names, epoch)
                     position.seconds = time.perf_counter() - started
                     save([out / "checkpoints" / "last.ckpt"], model, optimiser, position, sums, provenance)
                     raise Interrupted(number)
 
             guard.look(sums.names, epoch)
 
-            # evaluate
+            # evaluate; a run that goes on after the last batch of an epoch begins here, so all comes from what a checkpoint holds
+            lr = optimiser.param_groups[0]["lr"]
             row = {"epoch": epoch + 1, "step": position.step, "lr": lr, **sums.means("train")}
-            health, warnings = validation.summarise(model, sums.tallies, training=True)
+            health, warnings = contract.end_epoch(model, sums.tallies, training=True)
             row |= {f"train_{name}": value for name, value in health.items()}
             row |= validation.evaluate(settings, model, source, device)
             seconds = time.perf_counter() - started
@@ -173,11 +172,12 @@ def fit(
             score = validation.monitored(row, trainer.monitor)
             if not math.isfinite(score):
                 raise ValueError(
-                    f"The {trainer.monitor} loss of epoch {epoch + 1} is {score} on the validation patches. Lower trainer.lr, or "
-                    "look at those patches."
+                    f"{trainer.monitor} of epoch {epoch + 1} is {score} on the validation samples. Lower trainer.lr, or look at "
+                    "those samples."
                 )
-            position.since_best = 0 if score < position.best else position.since_best + 1
-            improved, position.best = score < position.best, min(score, position.best)
+            cost = metrics.sign(trainer.monitor) * score
+            improved, position.best = cost < position.best, min(cost, position.best)
+            position.since_best = 0 if improved else position.since_best + 1
             position.history.append(row)
             position.epoch, position.batch, position.seconds, sums = epoch + 1, 0, 0.0, Sums()
 
@@ -192,7 +192,7 @@ def fit(
                 validation.write_history(position.history, out)
                 tracker.log(validation.scalars(row), step=position.step)
                 tracker.summarise(validation.final_numbers(position, trainer.monitor, validation.num_parameters(model)))
-                if trainer.figure_every and position.epoch % trainer.figure_every == 0 and hasattr(model, "reconstruct"):
+                if trainer.figure_every and position.epoch % trainer.figure_every == 0 and validation.what_is_made(model, source):
                     tracker.image("epoch", validation.draw_epoch(model, source, out, position.epoch, device))
                 report(out, row, warnings)
 
@@ -236,11 +236,6 @@ def _seed(seed: int, device: torch.device) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # or every new tensor would be written twice
 
 
-def _fits(source: PatchSource, device: torch.device) -> bool:
-    needed = sum(store.images.nbytes for store in source.stores)
-    return needed < 0.6 * torch.cuda.mem_get_info(device)[0]
-
-
 def preflight(settings: Settings, out: Path) -> Preflight:
     """Open the data, read one batch per part, take one step on a throw-away model, and estimate the run."""
     import psutil
@@ -252,24 +247,24 @@ def preflight(settings: Settings, out: Path) -> Preflight:
         find(settings.resume, settings.outputs, settings.name, "resume")
     source = open_data(settings)
     model = build_model(settings, source).to(device)
-    said = Preflight(reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores])
+    found = Preflight(reads=source.contents())
     for part in PARTS:
         plan = validation.limited(source.plan(part, 0, trainer.batch_size, settings.seed), trainer)
         if not plan:
             continue
         batch = source.batch(plan[0], device, **validation.batch_options(model, trainer))
-        said.notes.append(f"{part}: {len(source.rows[part])} patches, {len(plan)} batches; the first is {tuple(batch.x.shape)}")
+        found.notes.append(f"{part}: {len(source.rows[part])} patches, {len(plan)} batches; the first is {tuple(batch.x.shape)}")
         if part == "train":
             for _ in range(2):  # the first pays for set-up
                 started = time.perf_counter()
                 model.loss(batch, 0).terms["total"].backward()
                 seconds = time.perf_counter() - started
-            said.seconds = seconds * len(plan) * trainer.epochs * 1.2
+            found.seconds = seconds * len(plan) * trainer.epochs * 1.2
     size = sum(p.numel() * p.element_size() for p in model.state_dict().values())
     kept = 2 + (trainer.epochs // trainer.checkpoint_every if trainer.checkpoint_every else 0)
-    said.disk_mb = kept * 3 * size / 1e6 + 1
-    said.memory_mb = psutil.Process().memory_info().rss / 1e6
-    said.notes.append(f"{settings.model.name}: {validation.num_parameters(model)} parameters on {device}")
-    names = "config.yaml provenance.json status.json split.csv history.csv metrics.csv checkpoints/ figures/"
-    said.writes = [str(out / name) for name in names.split()]
-    return said
+    found.disk_mb = kept * 3 * size / 1e6 + 1
+    found.memory_mb = psutil.Process().memory_info().rss / 1e6
+    found.notes.append(f"{settings.model.name}: {validation.num_parameters(model)} parameters on {device}")
+    names = "config.yaml provenance.json status.json split.csv history.csv summary.csv checkpoints/ figures/"
+    found.writes = [str(out / name) for name in names.split()]
+    return found

@@ -22,7 +22,7 @@ class Position:
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches of the current epoch done
     step: int = 0  # optimiser steps done
-    best: float = math.inf  # lowest validation loss
+    best: float = math.inf  # lowest monitored value so far; the negative of one that is better when higher
     since_best: int = 0  # epochs
     seconds: float = 0.0  # of the current epoch so far
     history: list[dict[str, float]] = field(default_factory=list)
@@ -136,6 +136,6 @@ def restore(saved: dict, model: nn.Module, optimiser: torch.optim.Optimizer, dev
     if device.type == "cuda":
         torch.cuda.set_rng_state_all([state.cpu() for state in saved["random"]["cuda"]])
     sums = Sums()
-    for name, value in saved["sums"].items():
+    for name, value in checkpoint.on_device(saved["sums"], device).items():
         setattr(sums, name, value)
     return Position(**saved["position"]), sums

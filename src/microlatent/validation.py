@@ -1,4 +1,4 @@
-"""What a model is worth: its loss terms on held-out patches, the numbers that runs are compared by, and their figures."""
+"""What a model is worth: its loss terms on held-out samples, the numbers that runs are compared by, and their figures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from microlatent import config, distributed
-from microlatent.data.source import PatchSource
+from microlatent import config, contract, distributed, metrics
+from microlatent.contract import Batch, Row, Source
 from microlatent.drawing import training as drawing
 from microlatent.files import write_csv
 from microlatent.progress import track
@@ -22,13 +22,10 @@ from microlatent.training_state import Position, Sums
 
 logger = logging.getLogger(__name__)
 
-Row = dict[str, float | list[float]]  # one epoch: scalars, and what has a value for every latent dimension
 
-
-def batch_options(model: nn.Module, trainer: TrainerConfig) -> dict[str, bool]:
+def batch_options(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
     """Return what the batches of a model must hold."""
-    needs = getattr(model, "needs", set())
-    return {"channels_last": trainer.channels_last, "relations": "relations" in needs, "masks": "mask" in needs}
+    return {"channels_last": trainer.channels_last, "needs": contract.needs(model)}
 
 
 def autocast_for(trainer: TrainerConfig, device: torch.device) -> torch.autocast:
@@ -37,25 +34,28 @@ def autocast_for(trainer: TrainerConfig, device: torch.device) -> torch.autocast
 
 
 @torch.no_grad()
-def evaluate(settings: Settings, model: nn.Module, source: PatchSource, device: torch.device, part: str = "val") -> Row:
-    """Mean loss terms over a part, in evaluation mode, without augmentation; empty if there is none."""
+def evaluate(
+    settings: Settings, model: nn.Module, source: Source, device: torch.device, part: str = "val", *, final: bool = False
+) -> Row:
+    """Mean loss terms over a part, in evaluation mode, without augmentation; empty if there is none.
+
+    With them come the metrics that are measured after every epoch or, at the end of training (``final``), all.
+    """
     trainer = settings.trainer
     plan = limited(source.plan(part, 0, trainer.batch_size, settings.seed), trainer)
     if not plan:
         return {}
     model.eval()
-    sums = Sums()
+    sums, able = Sums(), contract.capabilities(model)
+    measured = [one for one in metrics.METRICS.values() if any(one.applies(able, when) for when in ("epoch", "end")[: 1 + final])]
     for rows in plan:
         batch = source.batch(rows, device, **batch_options(model, trainer))
         with autocast_for(trainer, device):
-            sums.add(model.loss(batch, 0), len(batch.x), len(rows))
-    health, _ = summarise(model, sums.tallies, training=False)
+            losses = model.loss(batch, 0)
+            values = {one.name: one.values(model, batch).float().mean() for one in measured}
+        sums.add(losses._replace(terms=losses.terms | values), len(batch.x), len(rows))
+    health, _ = contract.end_epoch(model, sums.tallies, training=False)
     return sums.means(part) | {f"{part}_{name}": value for name, value in health.items()}
-
-
-def summarise(model: nn.Module, tallies: dict[str, Tensor], *, training: bool) -> tuple[Row, list[str]]:
-    """Ask the model for its health (codes in use, active units) and for warnings, if it has any to give."""
-    return model.end_epoch(tallies, training) if hasattr(model, "end_epoch") else ({}, [])
 
 
 def limited(plan: list[np.ndarray], trainer: TrainerConfig) -> list[np.ndarray]:
@@ -81,12 +81,12 @@ def write_history(history: list[Row], out: Path) -> None:
 
 
 def monitored(row: Row, name: str) -> float:
-    """Return the term that chooses the best epoch: on the validation part, or on the training part where nothing is held out.
+    """Return the metric that chooses the best epoch: of the validation part, or of the training part where nothing is held out.
 
     Raises
     ------
     ValueError
-        The model has no such term.
+        The model has no such metric.
     """
     row = scalars(row)
     for key in (f"val_{name}", f"train_{name}"):
@@ -105,12 +105,12 @@ def num_parameters(model: nn.Module) -> int:
 
 def final_numbers(position: Position, monitor: str, parameters: int) -> dict[str, float]:
     """Numbers that runs are compared by: the best epoch's, and cost."""
-    best = min(position.history, key=lambda row: monitored(row, monitor))
+    best = min(position.history, key=lambda row: metrics.sign(monitor) * monitored(row, monitor))
     kept = {f"best_{key}": value for key, value in scalars(best).items() if key.startswith(("val_", "train_"))}
     seconds = round(sum(row.get("seconds", 0.0) for row in position.history), 1)
     return {
         "best_epoch": best["epoch"],
-        "best_score": monitored(best, monitor),
+        metrics.SCORE: monitored(best, monitor),
         "epochs": position.epoch,
         **kept,
         "parameters": parameters,
@@ -118,42 +118,67 @@ def final_numbers(position: Position, monitor: str, parameters: int) -> dict[str
     }
 
 
+def held_out_numbers(settings: Settings, model: nn.Module, source: Source, device: torch.device) -> dict[str, float]:
+    """Return what the final weights reach on the test part, and on both held-out parts what is measured at the end alone."""
+    numbers = scalars(evaluate(settings, model, source, device, "test", final=True))
+    late = {one.name for one in metrics.METRICS.values() if one.measure and one.when == "end"}
+    if late:
+        row = scalars(evaluate(settings, model, source, device, "val", final=True))
+        numbers |= {key: value for key, value in row.items() if key.removeprefix("val_") in late}
+    for part in ("val", "test"):
+        numbers |= explained_variance(settings, model, source, device, part)
+    return numbers
+
+
 @torch.no_grad()
 def explained_variance(
-    settings: Settings, model: nn.Module, source: PatchSource, device: torch.device, part: str = "val"
+    settings: Settings, model: nn.Module, source: Source, device: torch.device, part: str = "val"
 ) -> dict[str, float]:
-    """Return the share of a part's variance that the reconstruction explains, a number that model families can be compared by.
+    """Return the share of a part's variance that the model explains, a number that model families can be compared by.
 
-    For each channel 1 - sum (x - x_hat)^2 / sum (x - mean)^2 over all pixels of all patches, where the mean is the part's own
-    mean patch, pixel by pixel; then the mean over channels. 0 is what the mean patch explains, without any latents; 1 is
-    perfect; a bad reconstruction is below 0. Pixels are in normalised units, but each channel's share is the same under every
-    normalisation that scales and shifts a channel as a whole (``dataset``, ``gauss``, ``none``). Of zeros and ones
-    (``bern``) it is a Brier skill score: of the probabilities against each pixel's frequency.
+    For each channel 1 - sum (x - x_hat)^2 / sum (x - mean)^2 over all pixels of all samples, where the mean is the part's own
+    mean sample, pixel by pixel; then the mean over channels. ``x`` is the input and ``x_hat`` its reconstruction, or the target
+    and what was predicted, weighted as the data say. 0 is what the mean sample explains, without any latents; 1 is perfect; a
+    bad reconstruction is below 0. Pixels are in normalised units, but each channel's share is the same under every
+    normalisation that scales and shifts a channel as a whole (``dataset``, ``gauss``, ``none``). Of zeros and ones (``bern``)
+    it is a Brier skill score: of the probabilities against each pixel's frequency.
 
-    A channel that is the same in all patches has no share and is left out; empty if there is none, if the part is empty, or if
-    the model does not reconstruct.
+    A channel that is the same in all samples has no share and is left out; empty if there is none, if the part is empty, or if
+    the model neither reconstructs its input nor predicts the target.
     """
     plan = limited(source.plan(part, 0, settings.trainer.batch_size, settings.seed), settings.trainer)
-    if not plan or not hasattr(model, "reconstruct"):
+    way = what_is_made(model, source)
+    if not plan or not way:
         return {}
     model.eval()
-    shape = (len(source.channels), *source.shape_px)
-    pixels, squares = (torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(2))
-    errors = torch.zeros(shape[0], dtype=torch.float64, device=device)
+    sums: list[Tensor] = []  # over samples, (K, *space): weights, values, their squares, squared errors
     for rows in plan:
-        x = source.batch(rows, device).x
-        x, error = x.double(), (x - model.reconstruct(x)).double()
-        pixels += x.sum(0)
-        squares += x.square().sum(0)
-        errors += error.square().sum((0, 2, 3))
-    pixels, squares, errors = (distributed.total(sums) for sums in (pixels, squares, errors))
-    variance = (squares - pixels.square() / sum(map(len, plan))).sum((1, 2))
-    varies = variance > 1e-12 * squares.sum((1, 2))  # below that, it is the rounding of the sums
+        truth, made, weight = compared(model, source.batch(rows, device), way)
+        weight = torch.ones_like(truth) if weight is None else weight.expand_as(truth)
+        truth, error, weight = truth.double(), (truth - made).double(), weight.double()
+        parts = [weight.sum(0), (weight * truth).sum(0), (weight * truth.square()).sum(0), (weight * error.square()).sum(0)]
+        sums = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
+    num, pixels, squares, errors = (distributed.total(one).flatten(1) for one in sums)
+    errors, variance = errors.sum(1), (squares - pixels.square() / num.clamp(min=1e-12)).sum(1)
+    varies = variance > 1e-12 * squares.sum(1)  # below that, it is the rounding of the sums
     return {f"{part}_explained_variance": float((1 - errors / variance)[varies].mean())} if varies.any() else {}
 
 
+def what_is_made(model: nn.Module, source: Source) -> str:
+    """Return how a model's output is compared with the data: ``predict``, ``reconstruct``, or "" where it makes no images."""
+    ways = ("reconstruct",) if source.target_channels is None else ("predict", "reconstruct")
+    return next((way for way in ways if not contract.lacking(model, [way])), "")
+
+
+def compared(model: nn.Module, batch: Batch, way: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return what a model should have made of a batch, what it made, and the weight of the difference."""
+    if way == "predict":
+        return batch.y, model.predict(batch.x), batch.weight
+    return batch.x, model.reconstruct(batch.x), None
+
+
 @torch.no_grad()
-def log_likelihood(settings: Settings, model: nn.Module, source: PatchSource, device: torch.device) -> dict[str, float]:
+def log_likelihood(settings: Settings, model: nn.Module, source: Source, device: torch.device) -> dict[str, float]:
     """Return the test patches' evidence lower bound and importance-weighted log-likelihood, nats per patch.
 
     Both are means over the test part of log (1/K sum of p(x, z) / q(z | x)) over draws z of the posterior, with K = 1 and
@@ -170,16 +195,11 @@ def log_likelihood(settings: Settings, model: nn.Module, source: PatchSource, de
     return {"test_elbo": elbo, "test_log_likelihood": weighted}
 
 
-def has_likelihood(model: nn.Module) -> bool:
-    """Return whether a model has a posterior, and so a likelihood to estimate."""
-    return getattr(model, "log_likelihood", None) is not None
-
-
-def refuse_likelihood(model: nn.Module, source: PatchSource, settings: Settings) -> None:
+def refuse_likelihood(model: nn.Module, source: Source, settings: Settings) -> None:
     """Refuse ``trainer.likelihood_samples`` without test patches, before the model is trained; say where it has no effect."""
     if not settings.trainer.likelihood_samples:
         return
-    if not has_likelihood(model):
+    if contract.lacking(model, ["log_likelihood"]):
         logger.warning(
             "trainer.likelihood_samples=%d has no effect on model=%s, which has no posterior to draw from.",
             settings.trainer.likelihood_samples,
@@ -196,48 +216,32 @@ def refuse_likelihood(model: nn.Module, source: PatchSource, settings: Settings)
 
 
 @torch.no_grad()
-def draw_epoch(model: nn.Module, source: PatchSource, out: Path, epoch: int, device: torch.device) -> Path:
-    """Draw the held-out patch of most contrast beside its reconstruction, by channel; the same patch in every epoch."""
-    contrast = source.moments.std[_shown(source)] / np.maximum(source.moments.std.mean(0), 1e-12)
-    row = _shown(source)[[contrast.mean(1).argmax()]]
-    x = source.batch(row, device, alone=True).x
-    return drawing.reconstruction(
-        x[0].cpu().numpy(),
-        model.reconstruct(x)[0].cpu().numpy(),
-        source.channels,
-        f"Epoch {epoch}: {source.names().iloc[row[0]]}",
-        _patch_pixel_um(source),
-        out / "figures" / "epochs" / f"epoch{epoch:04d}.png",
-    )
+def draw_epoch(model: nn.Module, source: Source, out: Path, epoch: int, device: torch.device) -> Path:
+    """Draw a held-out sample beside what the model makes of it, by channel; the same sample in every epoch."""
+    rows = source.examples(1)
+    title = f"Epoch {epoch}: {source.names().iloc[rows[0]]}"
+    return drawing.one_sample(_shown(model, source, rows, device), title, out / "figures" / "epochs" / f"epoch{epoch:04d}.png")
 
 
 @torch.no_grad()
-def leave_figures(
-    settings: Settings, model: nn.Module, source: PatchSource, out: Path, tracker: Any, device: torch.device
-) -> None:
-    """Draw the learning curves, and held-out patches beside their reconstructions."""
-    history, labels = pd.read_csv(out / "history.csv"), getattr(model, "labels", {})
-    tracker.image("history", drawing.curves(history, labels, out / "figures" / "history.png"))
-    if not hasattr(model, "reconstruct") or not settings.trainer.num_reconstructions:
+def leave_figures(settings: Settings, model: nn.Module, source: Source, out: Path, tracker: Any, device: torch.device) -> None:
+    """Draw the learning curves, and held-out samples beside what the model makes of them."""
+    history = pd.read_csv(out / "history.csv")
+    tracker.image("history", drawing.curves(history, contract.labels(model), out / "figures" / "history.png"))
+    way = what_is_made(model, source)
+    if not way or not settings.trainer.num_reconstructions:
         return
-    rows = _shown(source)
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, settings.trainer.num_reconstructions).astype(int))]
-    x = source.batch(rows, device, alone=True).x
-    path = drawing.reconstructions(
-        x.cpu().numpy(),
-        model.reconstruct(x).cpu().numpy(),
-        source.channels,
-        _patch_pixel_um(source),
-        out / "figures" / "reconstructions.png",
-    )
-    tracker.image("reconstructions", path)
+    rows = source.examples(settings.trainer.num_reconstructions)
+    name = "predictions" if way == "predict" else "reconstructions"
+    tracker.image(name, drawing.samples(_shown(model, source, rows, device), out / "figures" / f"{name}.png"))
 
 
-def _patch_pixel_um(source: PatchSource) -> float | None:
-    """Return the size of a patch's pixel for scale bars; None where unknown or not the same in all stores."""
-    sizes = {store.patch_pixel_um for store in source.stores}
-    return sizes.pop() if len(sizes) == 1 else None
-
-
-def _shown(source: PatchSource) -> np.ndarray:
-    return source.rows["val"] if len(source.rows["val"]) else source.rows["train"]
+def _shown(model: nn.Module, source: Source, rows: np.ndarray, device: torch.device) -> drawing.Shown:
+    """Return what is drawn of rows; of volumes the plane in the middle."""
+    batch, way = source.batch(rows, device, alone=True), what_is_made(model, source)
+    truth, made, _ = compared(model, batch, way)
+    planes = (one[:, :, one.shape[2] // 2] if one.ndim == 5 else one for one in (truth, made, batch.x))
+    truth, made, x = (one.float().cpu().numpy() for one in planes)
+    if way == "reconstruct":
+        return drawing.Shown(truth, made, source.channels, "reconstructed", source.pixel_um)
+    return drawing.Shown(truth, made, source.target_channels, "predicted", source.pixel_um, x, source.channels)

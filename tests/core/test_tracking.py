@@ -127,7 +127,7 @@ def records(folder: Path, kind: str) -> list[dict]:
 
 
 def metrics(folder: Path) -> dict[str, float]:
-    with open(folder / "metrics.csv") as file:
+    with open(folder / "summary.csv") as file:
         return {row["metric"]: float(row["value"]) for row in csv.DictReader(file)}
 
 

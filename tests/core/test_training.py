@@ -75,7 +75,7 @@ def test_run_folder_is_complete_and_its_status_true(fit, monkeypatch):
             "status.json",
             "split.csv",
             "history.csv",
-            "metrics.csv",
+            "summary.csv",
             "log.txt",
             ".hydra/overrides.yaml",
         ),

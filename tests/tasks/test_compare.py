@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from microlatent import config, figures
+from microlatent import config, figures, metrics
 from microlatent.analysis import comparison, configurations
 from microlatent.command import carry_out
 from microlatent.run import RunFolder
@@ -124,12 +124,12 @@ def test_equal_names_are_equal_settings_and_numbers_are_in_order():
     ],
 )
 def test_a_number_is_compared_only_where_it_has_one_unit(metric, changes, why):
-    assert configurations.unlike(metric, [settings(VAE), settings(VAE, **changes)]) == why
+    assert metrics.unlike(metric, [settings(VAE), settings(VAE, **changes)]) == why
 
 
 def test_losses_of_two_families_are_two_quantities():
-    assert configurations.unlike("best_score", [settings(VQVAE), settings(VAE)])[0] == "model family"
-    assert configurations.unlike("val_explained_variance", [settings(VQVAE), settings(VAE)]) == []
+    assert metrics.unlike("best_score", [settings(VQVAE), settings(VAE)])[0] == "model family"
+    assert metrics.unlike("val_explained_variance", [settings(VQVAE), settings(VAE)]) == []
 
 
 # --------------------------------------------------------------------------------------------------------- the task

@@ -1,4 +1,4 @@
-"""What tells runs apart: the settings that differ, a short name for each combination, and which numbers may stand side by side.
+"""What tells runs apart: the settings that differ, and a short name for each combination.
 
 A configuration is a combination of settings without the seed: runs of one configuration are repeats of one experiment. Settings
 are flat dictionaries, ``{"model.latent_dim": 16, ...}``, as ``config.flat`` makes them from a run's ``config.yaml``.
@@ -6,8 +6,7 @@ are flat dictionaries, ``{"model.latent_dim": 16, ...}``, as ``config.flat`` mak
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 Settings = Mapping[str, Any]
@@ -95,58 +94,3 @@ def in_order(runs: Sequence[Settings], keys: Sequence[str]) -> list[int]:
         ]
 
     return sorted(range(len(runs)), key=lambda number: place(runs[number]))
-
-
-# ----------------------------------------------------------------------------------------------- units of the numbers
-
-QUALITY = {"best_score": "minimize", "val_explained_variance": "maximize"}  # the first that is one quantity is the objective
-PIXELS = ("data.normalise", "data.arcsinh_cofactor", "data.clip_percentile")
-LIKELIHOOD = ("model family", "model.likelihood", "model.full_var", "model.channel_var", "model.masked_loss", *PIXELS)
-MATCHING = tuple(f"model.matching{part}" for part in ("", "_adjacent", "_track", "_unrelated", "_margin"))
-WEIGHTS = (
-    *("model.beta", "model.free_bits", "model.loss_reduction"),
-    *("model.weight_recon", "model.weight_commitment", "model.weight_matching", "model.commitment_weight", *MATCHING),
-)
-# What decides the unit or the meaning of a loss term and of a measure of health; other numbers mean the same in every run.
-DEPENDS = {
-    "total": (*LIKELIHOOD, *WEIGHTS),
-    "recon": LIKELIHOOD,
-    "elbo": LIKELIHOOD,
-    "log_likelihood": LIKELIHOOD,
-    "mse": PIXELS,
-    "explained_variance": PIXELS,
-    "commitment": ("model.commitment_weight",),
-    "matching": MATCHING,
-    "active_units": ("model family",),  # what counts as active needs a prior, or does without
-}
-# These scale and shift a channel as a whole, which leaves the explained share of its variance as it is.
-LINEAR = ("dataset", "gauss", "none")
-
-
-def unlike(metric: str, runs: Iterable[Settings]) -> list[str]:
-    """Return the settings that give a number another unit or meaning in some of the runs; none if it may be compared.
-
-    A loss depends on the family (squared error, or nats), on the normalisation of the pixels and, in total, on the weights of
-    its terms. ``best_score`` is the monitored term.
-    """
-    runs = list(runs)
-    term = re.sub(r"^(best_)?(train|val|test)_", "", metric)
-    monitors = {str(run.get("trainer.monitor")) for run in runs}
-    if term == "best_score":
-        if len(monitors) > 1:
-            return ["trainer.monitor"]
-        term = monitors.pop() if monitors else term
-    found = []
-    for key in DEPENDS.get(term, ()):
-        values = {repr(_meaning(run, key, term)) for run in runs if key in run or key == "model family"}
-        if len(values) > 1:
-            found.append(key)
-    return found
-
-
-def _meaning(run: Settings, key: str, term: str) -> Any:
-    if key == "model family":
-        return run.get("model.family") or str(run.get("model.name")).partition("_")[0]
-    if key == "data.normalise" and term == "explained_variance" and run[key] in LINEAR:
-        return "linear"
-    return run[key]

@@ -30,7 +30,9 @@ EPS = 2.220446049250313e-16  # a constant patch becomes 0, not NaN
 BINS = 1 << 16
 PER_PATCH_RANGE = {"zero_one": (0.0, 1.0), "minus_one_one": (-1.0, 1.0)}
 
-Blocks = Callable[[], Iterator[np.ndarray]]  # reads the training patches (n, C, Y, X) a block at a time, as often as it is called
+Blocks = Callable[
+    [], Iterator[np.ndarray]
+]  # reads the training patches (n, C, *space) a block at a time, as often as it is called
 
 
 @dataclass
@@ -98,26 +100,26 @@ class Normaliser:
             )
         return self
 
-    def apply(self, x_BCYX: Tensor) -> Tensor:
-        """Normalise float32 patches in place where possible and return them."""
-        x_BCYX = self._squeeze(x_BCYX)
+    def apply(self, x: Tensor) -> Tensor:
+        """Normalise float32 patches (B, C, *space) in place where possible and return them."""
+        x, space = self._squeeze(x), tuple(range(2, x.ndim))
         if self.mode == "none":
-            return x_BCYX
+            return x
         if self.mode == "patch":
-            centred = x_BCYX - x_BCYX.mean((2, 3), keepdim=True)
-            return centred / (centred.square().mean((2, 3), keepdim=True).sqrt() + EPS)
+            centred = x - x.mean(space, keepdim=True)
+            return centred / (centred.square().mean(space, keepdim=True).sqrt() + EPS)
         if self.mode in PER_PATCH_RANGE:
             low, high = PER_PATCH_RANGE[self.mode]
-            bottom = x_BCYX.amin((2, 3), keepdim=True)
-            span = x_BCYX.amax((2, 3), keepdim=True) - bottom
-            scaled = (x_BCYX - bottom) / span.clamp(min=EPS) * (high - low) + low
+            bottom = x.amin(space, keepdim=True)
+            span = x.amax(space, keepdim=True) - bottom
+            scaled = (x - bottom) / span.clamp(min=EPS) * (high - low) + low
             return scaled.where(span > 0, scaled.new_zeros(()))
         if self.mode == "bern":
-            return (x_BCYX > self._planes(self.mean, x_BCYX)).float()
-        offset, scale = self._line(x_BCYX)
-        return x_BCYX.sub_(offset).mul_(1.0 / scale)
+            return (x > self._planes(self.mean, x)).float()
+        offset, scale = self._line(x)
+        return x.sub_(offset).mul_(1.0 / scale)
 
-    def invert(self, x_BCYX: Tensor) -> Tensor:
+    def invert(self, x: Tensor) -> Tensor:
         """Return counts from what a model made in normalised units; what was cut off stays at its ceiling.
 
         Raises
@@ -128,17 +130,17 @@ class Normaliser:
         if self.mode in ("patch", "bern", *PER_PATCH_RANGE):
             raise ValueError(f"data.normalise={self.mode} cannot be undone: counts follow from dataset, gauss and none alone.")
         if self.mode != "none":
-            offset, scale = self._line(x_BCYX)
-            x_BCYX = x_BCYX * scale + offset
-        return x_BCYX.sinh() * self.cofactor if self.cofactor else x_BCYX
+            offset, scale = self._line(x)
+            x = x * scale + offset
+        return x.sinh() * self.cofactor if self.cofactor else x
 
-    def _squeeze(self, x_BCYX: Tensor) -> Tensor:
+    def _squeeze(self, x: Tensor) -> Tensor:
         if self.ceiling:
-            x_BCYX = x_BCYX.minimum(self._planes(self.ceiling, x_BCYX))
-        return (x_BCYX / self.cofactor).asinh_() if self.cofactor else x_BCYX
+            x = x.minimum(self._planes(self.ceiling, x))
+        return (x / self.cofactor).asinh_() if self.cofactor else x
 
     def _line(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Offset and scale of dataset and gauss, (C, 1, 1) each."""
+        """Offset and scale of dataset and gauss, (C, 1, ...) each."""
         if self.mode == "dataset":
             return self._planes(self.mean, like), self._planes(self.std, like) + EPS
         low, high = self._planes(self.low, like), self._planes(self.high, like)
@@ -146,7 +148,7 @@ class Normaliser:
 
     @staticmethod
     def _planes(values: list[float] | None, like: Tensor) -> Tensor:
-        return torch.tensor(values, device=like.device)[:, None, None]
+        return torch.tensor(values, device=like.device).view(-1, *[1] * (like.ndim - 2))
 
     def state(self) -> dict[str, Any]:
         """Plain containers for a checkpoint."""

@@ -13,34 +13,19 @@ from matplotlib.ticker import NullFormatter
 
 from microlatent import figures
 from microlatent.analysis.comparison import CONFIDENCE, DIRECTIONS, pareto
+from microlatent.metrics import METRICS, direction, title
 
 MOST_PANELS, MOST_CONFIGURATIONS = 6, 24
-ROW_MM, WRAP = 4.6, 36  # of a configuration; characters of its name on a line
-LABELS = {
-    "val_explained_variance": "explained share of the\nvalidation pixels' variance",
-    "test_explained_variance": "explained share of the\ntest pixels' variance",
-    "seconds": "training time (s)",
-    "patches_per_s": "patches per second",
-    "kl": "KL divergence (nats)",
-    "recon": "reconstruction loss",
-    "total": "total loss",
-    "mse": "mean squared error\n(normalised units)",
-    "active_units": "active latent dimensions",
-    "codes_used": "codes used",
-    "perplexity": "perplexity of the codes",
-    "best_score": "best score\n(monitored loss)",
-}
+ROW_MM, WRAP, LABEL_WRAP = 4.6, 36, 26  # of a configuration; characters of its name, and of an axis label, on a line
 
 
 def label(metric: str) -> str:
     """Return an axis label: what is known of the metric, or its name in words with its unit."""
-    term = metric.removeprefix("best_")
-    part, _, rest = term.partition("_")
-    if metric in LABELS:
-        return LABELS[metric]
-    if part in ("val", "train", "test") and rest in LABELS:
-        return LABELS[rest] + {"val": "", "train": "\n(training part)", "test": "\n(test part)"}[part]
-    return figures.axis_label(metric.replace(".", ": "))
+    known = title(metric)
+    if known is None:
+        return figures.axis_label(metric.replace(".", ": "))
+    part = metric.removeprefix("best_").partition("_")[0]
+    return fill(known, LABEL_WRAP) + {"train": "\n(training part)", "test": "\n(test part)"}.get(part, "")
 
 
 def families(names: Sequence[str]) -> dict[str, str]:
@@ -174,11 +159,11 @@ def draw_tradeoffs(
     front
         Configurations on the front of all objectives together, whose names are printed bold.
     """
-    directions = {"parameters": "minimize", "seconds": "minimize", "patches_per_s": "maximize"} | dict(objectives)
-    metric, direction = pairs[0][1], directions[pairs[0][1]]
+    directions = {one.name: direction(one.name) for one in METRICS.values() if one.kind == "cost"} | dict(objectives)
+    metric, way = pairs[0][1], directions[pairs[0][1]]
     names = list(means.index)
     if len(names) > MOST_CONFIGURATIONS:
-        kept = (means[metric] * DIRECTIONS[direction]).nsmallest(MOST_CONFIGURATIONS).index
+        kept = (means[metric] * DIRECTIONS[way]).nsmallest(MOST_CONFIGURATIONS).index
         names = [name for name in names if name in kept]
     means, colours = means.loc[names], families(list(means.index))
     spreads = summary[summary["metric"] == metric].set_index("configuration")["std"].fillna(0.0)

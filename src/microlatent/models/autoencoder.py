@@ -42,10 +42,9 @@ class Autoencoder(nn.Module):
     labels: ClassVar = {  # of the learning curves
         "total": "total loss (nats per patch)",
         "recon": "reconstruction\n(negative log-likelihood, nats)",
-        "kl": "KL divergence (nats)",
         "mse": "mean squared error\n(normalised units)",
-        "active_units": "active latent dimensions",
     }
+    fixed_shape = True  # of the patches
 
     def __init__(self, config: AEConfig, channels: int, shape_px: tuple[int, int]):
         super().__init__()

@@ -11,7 +11,6 @@ Kingma et al. 2016, arXiv:1606.04934, appendix C.8 (free bits).
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +70,6 @@ class KikuchiCNN(VariationalAutoencoder):
     """Encode a pattern to a normal posterior and decode a sample of it (in training) or its mean (in evaluation)."""
 
     config: KikuchiCNNConfig
-    labels: ClassVar = VariationalAutoencoder.labels | {"explained_variance": "explained share of the\npixels' variance"}
 
     def build_network(self, shape_px: tuple[int, int]) -> nn.Module:
         """Return encoder and decoder for patterns of this size.

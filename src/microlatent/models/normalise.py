@@ -99,7 +99,7 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise with the statistics of the batch (of all processes) and update the running ones."""
         if distributed.world_size() > 1:
-            y = self.finish(distributed.GlobalBatchNorm2d.forward(self, x.float()))
+            y = self.finish(distributed.global_batch_norm(self, x.float()))
             return F.pad(y, (1, 1)) if self.pad else y
         if x.is_cuda or x.dtype != torch.float32 or torch.compiler.is_compiling():
             y = self.finish(super().forward(x))

@@ -117,13 +117,8 @@ def _match_candidates(module: nn.Module, state: dict[str, Tensor], prefix: str, 
 class VQVAE(nn.Module):
     """Encode a patch to a grid of vectors, replace each by the nearest code, decode."""
 
-    labels: ClassVar = {  # of the learning curves
-        "recon": "reconstruction\n(mean squared error)",
-        "commitment": "commitment loss",
-        "matching": "matching loss",
-        "perplexity": "perplexity (codes)",
-        "codes_used": "codes in use",
-    }
+    labels: ClassVar = {"recon": "reconstruction\n(mean squared error)"}  # of the learning curves
+    fixed_shape = True  # of the patches
 
     def __init__(self, config: VQVAEConfig, channels: int, shape_px: tuple[int, int]):
         super().__init__()

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from microlatent.analysis.configurations import QUALITY, unlike
+from microlatent.metrics import QUALITY, SCORE, direction, unlike
 from microlatent.report.blocks import Note
 from microlatent.report.plots import numbers
 from microlatent.report.reading import UNREADABLE, Record, read_csv, reason
@@ -57,7 +57,7 @@ class Jobs:
         telling = [name for name in found if len(values[name]) > 1 and name not in ("seconds", *self.objectives)]
         asked = [name for name in self.objectives if name in values]
         # The best score is also the loss part that was monitored: it is shown once.
-        score = "best_score"
+        score = SCORE
         same = {
             name for name in (*asked, *telling) if name != score and all(row.get(name) == row.get(score) for row in self.rows)
         }
@@ -67,12 +67,16 @@ class Jobs:
 
     def words(self, name: str) -> str:
         """Return what a column is called; the best score by what was monitored, where that is the same for all."""
-        monitors = {str(record.get("trainer", "monitor") or "total") for record in self.records.values() if record.config}
-        if name == "best_score" and len(monitors) == 1:
-            term = monitors.pop()
+        if name == SCORE and len(self.monitors) == 1:
+            (term,) = self.monitors
             part = "val" if any(f"best_val_{term}" in row for row in self.rows) else "train"
             return label(f"best_{part}_{term}")
         return label(name)
+
+    @cached_property
+    def monitors(self) -> set[str]:
+        """Return the metrics by which the jobs chose their best epoch."""
+        return {str(record.get("trainer", "monitor") or "total") for record in self.records.values() if record.config}
 
     @cached_property
     def objectives(self) -> dict[str, str]:
@@ -80,9 +84,10 @@ class Jobs:
         if self.plan.study:
             return dict(self.plan.study.get("objectives") or {})
         known = [name for name in QUALITY if any(isinstance(row.get(name), int | float) for row in self.rows)]
-        quality = next((name for name in known if not self.unlike(name)), next(iter(known), "best_score"))
+        quality = next((name for name in known if not self.unlike(name)), next(iter(known), SCORE))
         sizes = {row["parameters"] for row in self.rows if "parameters" in row}
-        return {quality: QUALITY[quality]} | ({"parameters": "minimize"} if len(sizes) > 1 else {})
+        way = direction(quality, next(iter(self.monitors), "total"))
+        return {quality: way} | ({"parameters": "minimize"} if len(sizes) > 1 else {})
 
     @cached_property
     def configs(self) -> dict[int, dict[str, Any]]:
@@ -133,7 +138,7 @@ class Jobs:
     def last(self, job: int, metric: str) -> float | None:
         """Return what a metric was when a job stopped: the last value of the curve that it is the best of."""
         monitor = self.records[job].get("trainer", "monitor") or "total"
-        curve = f"val_{monitor}" if metric == "best_score" else metric.removeprefix("best_")
+        curve = f"val_{monitor}" if metric == SCORE else metric.removeprefix("best_")
         return (self.curves.get(job, {}).get("curves", {}).get(curve) or [None])[-1]
 
     def best(self, metric: str, direction: str) -> dict[str, Any] | None:

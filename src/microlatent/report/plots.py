@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microlatent.figures import GREY, OKABE_ITO
+from microlatent.metrics import metric
 from microlatent.report.blocks import Plot, plain
 from microlatent.report.latents import Points, short
-from microlatent.report.values import TERMS, label, number
+from microlatent.report.values import label, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ def curve(history: pd.DataFrame, term: str, best_epoch: float | None, ceiling: f
             | {"line": {"width": 1, "dash": "dot", "color": "#8C8C8C"}}
         ]
         layout["yaxis"] = {"rangemode": "tozero"}
-    title = TERMS.get(term, term.replace("_", " "))
+    title = metric(term).title
     if ceiling:
         title += f" (of {number(plain(ceiling))})"
     return Plot(f"curve-{term}", {"data": traces, "layout": layout}, f"Curves of {title}: {'; '.join(said)}.", title, height=220)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from microlatent import run
+from microlatent.metrics import metric
 from microlatent.report import plots
 from microlatent.report.blocks import Facts, Folded, Grid, Note, Section, Table, plain
 from microlatent.report.latents import read_points
@@ -14,10 +15,9 @@ from microlatent.report.origin import origin, uncommitted
 from microlatent.report.pictures import Album
 from microlatent.report.reading import Record, folded_tables, guarded, log_tail, read_csv, result_folders
 from microlatent.report.task_sections import figures_of, task_sections
-from microlatent.report.values import PARTS, TERMS, moment, number, plural, seconds
+from microlatent.report.values import PARTS, moment, number, plural, seconds
 from microlatent.sweeps import sweep
 
-HEALTH = ("codes_used", "perplexity", "active_units")
 LATENTS = ("embed", "cluster", "process")  # the folder whose table knows most comes first
 
 
@@ -31,7 +31,7 @@ def run_head(record: Record) -> tuple[str, list[Any]]:
     """Return the summary line and the numbers at the head."""
     metrics, monitor = record.metrics, str(record.get("trainer", "monitor") or "total")
     part = next((p for p in ("val", "train") if f"best_{p}_{monitor}" in metrics), None)
-    score = f"{PARTS[part]} {TERMS.get(monitor, monitor)}" if part else TERMS.get(monitor, monitor)
+    score = f"{PARTS[part]} {metric(monitor).title}" if part else metric(monitor).title
     model, data, task = (record.get(group, "name") for group in ("model", "data", "task"))
     what = f"{model} on {data}" if model and data else str(task or "run") + (f" of {data}" if data else "")
     begun = moment(record.status.get("started") or record.provenance.get("time"))
@@ -45,7 +45,7 @@ def run_head(record: Record) -> tuple[str, list[Any]]:
     for name, total in (("codes_used", record.get("model", "num_codes")), ("active_units", record.get("model", "latent_dim"))):
         value = metrics.get(f"best_val_{name}", metrics.get(f"best_train_{name}"))
         if value is not None:
-            items.append((TERMS[name], f"{number(value)} of {number(total)}" if total else number(value)))
+            items.append((metric(name).title, f"{number(value)} of {number(total)}" if total else number(value)))
     explained = metrics.get("val_explained_variance", metrics.get("best_val_explained_variance"))
     items.append(("validation explained variance", number(explained)))
     items += [("parameters", number(metrics.get("parameters"))), ("training time", seconds(metrics.get("seconds")))]
@@ -107,7 +107,7 @@ def training(record: Record) -> Section | None:
     if not path.is_file():
         return None
     history, best = read_csv(path), record.metrics.get("best_epoch")
-    curves = [plots.curve(history, term, best) for term in terms(history) if term not in HEALTH]
+    curves = [plots.curve(history, term, best) for term in terms(history) if metric(term).kind != "health"]
     rate = [plots.rate(history)] if "lr" in history and history["lr"].nunique() > 1 else []
     speed = f" {seconds(float(history['seconds'].median()))} an epoch." if "seconds" in history else ""
     blocks: list[Any] = [Grid(curves + rate, "small", plots.LEGEND, scale=True)]
@@ -127,7 +127,7 @@ def health(record: Record) -> Section | None:
         return None
     history, best, blocks = read_csv(path), record.metrics.get("best_epoch"), []
     ceilings = {"codes_used": record.get("model", "num_codes"), "active_units": record.get("model", "latent_dim")}
-    curves = [plots.curve(history, term, best, ceilings.get(term)) for term in HEALTH if term in terms(history)]
+    curves = [plots.curve(history, term, best, ceilings.get(term)) for term in terms(history) if metric(term).kind == "health"]
     if curves:
         blocks.append(Grid(curves, "small", plots.LEGEND))
     for part in ("val", "train"):
@@ -148,16 +148,22 @@ def health(record: Record) -> Section | None:
 
 
 def reconstructions(record: Record, album: Album) -> Section | None:
-    """Return held-out patches beside their reconstructions, and how they came about where epochs were drawn."""
-    blocks, path = [], record.path / "figures" / "reconstructions.png"
-    if path.is_file():
-        blocks.append(album.add(path, "Held-out patches and, below each, their reconstructions, channel by channel."))
+    """Return held-out samples beside what the model makes of them, and how that came about where epochs were drawn."""
+    blocks = []
+    for name, words in (
+        ("reconstructions", "Held-out patches and, below each, their reconstructions, channel by channel."),
+        ("predictions", "Held-out samples: the input's channels, then each target above its prediction."),
+    ):
+        path = record.path / "figures" / f"{name}.png"
+        if path.is_file():
+            blocks.append(album.add(path, words))
     epochs = sorted((record.path / "figures" / "epochs").glob("*.png"))
     if epochs:
         chosen = [epochs[round(i * (len(epochs) - 1) / 3)] for i in range(4)] if len(epochs) > 4 else epochs
         drawn = [album.add(one, f"One held-out patch and its reconstruction, {one.stem}.", one.stem) for one in chosen]
         blocks.append(Folded("One patch over the epochs", [Grid(drawn)]))
-    return Section("reconstructions", "Reconstructions", blocks) if blocks else None
+    predicts = (record.path / "figures" / "predictions.png").is_file()
+    return Section("reconstructions", "Predictions" if predicts else "Reconstructions", blocks) if blocks else None
 
 
 def latent_space(record: Record, max_points: int) -> Section | None:

@@ -17,6 +17,7 @@ MAX_AXES = 8
 MAX_COMPARED = 6  # numbers over seeds
 PICTURES = {
     "reconstructions": "figures/reconstructions.png",
+    "predictions": "figures/predictions.png",
     "training curves": "figures/history.png",
     "latent maps": "maps/figures/contact.png",
     "clusters": "cluster/figures/scatter.png",

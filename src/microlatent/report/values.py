@@ -8,21 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from microlatent.figures import UNITS
+from microlatent.metrics import metric
 
-TERMS = {
-    "total": "total loss",
-    "recon": "reconstruction",
-    "kl": "KL divergence (nats)",
-    "mse": "mean squared error",
-    "commitment": "commitment loss",
-    "matching": "matching loss",
-    "perplexity": "perplexity (codes)",
-    "codes_used": "codes in use",
-    "active_units": "active latent dimensions",
-    "explained_variance": "explained variance",
-    "log_likelihood": "log-likelihood (nats)",
-    "elbo": "evidence lower bound (nats)",
-}
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 PROBABILITY = re.compile(r"(^|_)(p|q)([_, ]|$)")
 NONE = "\N{EN DASH}"
@@ -99,7 +86,7 @@ def label(column: str) -> str:
         return label(column.removeprefix("best_")) if column.split("_")[1] in PARTS else column.replace("_", " ")
     part, _, term = column.partition("_")
     if part in PARTS and term:
-        return f"{PARTS[part]} {TERMS.get(term, term.replace('_', ' '))}"
+        return f"{PARTS[part]} {metric(term).title}"
     words = [word for word in column.split("_") if word]
     unit = ""
     if len(words) > 3 and words[-2] == "per" and words[-1] in UNITS and words[-3] in UNITS:

@@ -9,16 +9,14 @@ import numpy as np
 import pandas as pd
 
 from microlatent import config
+from microlatent import metrics as declared
 from microlatent.analysis import comparison, configurations
-from microlatent.analysis.configurations import QUALITY
 from microlatent.tasks.compare_runs import Run, arrange, frame
 
-HEALTH = ("best_val_active_units", "best_val_codes_used")  # how much of the latents is used: each family has one of them
-SHOWN = (
-    *("val_explained_variance", "best_score", "best_val_recon", "best_val_kl", *HEALTH),
+SHOWN = (  # of the measures of health each family has one
+    *("val_explained_variance", declared.SCORE, "best_val_recon", "best_val_kl", "best_val_active_units", "best_val_codes_used"),
     *("test_explained_variance", "test_log_likelihood"),
 )
-COST = ("parameters", "seconds", "patches_per_s")
 FIXED = ("parameters", "epochs")  # no seed changes them
 
 
@@ -59,7 +57,7 @@ class Comparison:
     @property
     def cost(self) -> list[str]:
         """The measures of cost that the runs have."""
-        return [name for name in COST if name in self.metrics]
+        return [one.name for one in declared.METRICS.values() if one.kind == "cost" and one.name in self.metrics]
 
 
 def compare(runs: list[Run], task: Any, study: dict[str, str] | None = None) -> Comparison:
@@ -92,9 +90,10 @@ def compare(runs: list[Run], task: Any, study: dict[str, str] | None = None) -> 
     if task.reference is not None and task.reference not in names:
         raise ValueError(f"task.reference={task.reference} is no configuration here. {config.nearest(task.reference, names)}")
 
-    meanings = {name: configurations.unlike(name, [one.settings for one in members if name in one.metrics]) for name in metrics}
+    meanings = {name: declared.unlike(name, [one.settings for one in members if name in one.metrics]) for name in metrics}
     unlike = {name: why for name, why in meanings.items() if why}
-    objectives = dict(task.objectives) or default_objectives(counted, metrics, unlike, study or {})
+    monitor = str(members[0].settings.get("trainer.monitor"))  # where they differ, the score is not what is compared
+    objectives = dict(task.objectives) or default_objectives(counted, metrics, unlike, study or {}, monitor)
     notes += [
         f"{name} is not one quantity in these runs: its unit or meaning depends on {', '.join(unlike[name])}, which differ. "
         "Compare it within them alone; val_explained_variance is one quantity in all families of models."
@@ -147,7 +146,7 @@ def rank(found: Comparison) -> None:
 
 
 def default_objectives(
-    counted: pd.DataFrame, metrics: list[str], unlike: dict[str, list[str]], study: dict[str, str]
+    counted: pd.DataFrame, metrics: list[str], unlike: dict[str, list[str]], study: dict[str, str], monitor: str
 ) -> dict[str, str]:
     """Return a study's objectives; else a quality that is one quantity in all runs, and the number of parameters if it varies.
 
@@ -156,18 +155,19 @@ def default_objectives(
     """
     if known := {name: direction for name, direction in study.items() if name in metrics}:
         return known
-    known = [name for name in QUALITY if name in metrics]
+    known = [name for name in declared.QUALITY if name in metrics]
     quality = min(known, key=lambda name: (name in unlike, counted[name].isna().any()), default=None)
-    chosen = {quality: QUALITY[quality]} if quality else {}
+    chosen = {quality: declared.direction(quality, monitor)} if quality else {}
     return chosen | ({"parameters": "minimize"} if counted.get("parameters", pd.Series()).nunique() > 1 else {})
 
 
 def default_metrics(counted: pd.DataFrame, metrics: list[str], unlike: dict[str, list[str]]) -> list[str]:
     """Return the usual numbers that are not all the same and may be compared, and health; of training if nothing is held out."""
-    usual = {name if name in metrics else name.replace("_val_", "_train_"): name in HEALTH for name in SHOWN}
-    varies = [name for name in usual if name in metrics and counted[name].nunique() > 1]
+    usual = [name if name in metrics else name.replace("_val_", "_train_") for name in SHOWN]
+    usual += [name for name in metrics if declared.metric(name) in declared.of_plugins() and "train_" not in name]
+    varies = [name for name in dict.fromkeys(usual) if name in metrics and counted[name].nunique() > 1]
     varies = list(counted[varies].T.drop_duplicates().index)  # the score is the monitored loss once more
-    return [name for name in varies if usual[name] or name not in unlike] or varies[:1]
+    return [name for name in varies if declared.metric(name).kind == "health" or name not in unlike] or varies[:1]
 
 
 def describe(found: Comparison) -> dict[str, pd.DataFrame]:

@@ -159,7 +159,7 @@ def preflight(settings: Settings, out: Path) -> Preflight:
     passes = 1 + (6 if source.baselines else 0)  # the pixels are read again and again to fit them
     seconds = passes * (time.perf_counter() - started) / len(batch.x) * len(rows)
     return Preflight(
-        reads=[f"{store.path}: {len(store)} patches, channels {store.channels}" for store in source.stores],
+        reads=source.contents(),
         notes=[f"{len(rows)} of {len(source)} patches are encoded."] if len(rows) < len(source) else [],
         writes=results_of(opened, settings, out).writes,
         memory_mb=psutil.Process().memory_info().rss / 1e6,

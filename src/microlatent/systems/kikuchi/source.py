@@ -46,10 +46,10 @@ class KikuchiPatterns(PatchSource):
             train = self.rows["train"]
             self.rows["train"] = train[~self._near(train, held_out)]
 
-    def rows_used_by(self, data: dict[str, Any]) -> np.ndarray:
-        """Return which rows (N,) a run with these data settings took: those of its keep list."""
-        keep = data.get("keep")
-        return kept_rows(self.table, keep) if keep is not None else np.ones(len(self), bool)
+    def rows_used_by(self, provenance: dict[str, Any]) -> np.ndarray:
+        """Return which rows (N,) a run of this provenance took: those of its scans and of its keep list."""
+        own, keep = super().rows_used_by(provenance), provenance["config"]["data"].get("keep")
+        return own & kept_rows(self.table, keep) if keep is not None else own
 
     def _near(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Return which rows lie within the gap of one of the others of the same scan."""

@@ -119,10 +119,10 @@ def load(settings: Settings, device: torch.device) -> Trained:
             "counts. Train with gauss, bern, dataset or none to reconstruct whole images."
         )
     overlap = overlap_px(settings, trained)
-    if overlap >= trained.shape_px[0]:
+    if overlap >= trained.shape[0]:
         raise ValueError(
-            f"task.overlap is {overlap}, but must be below the model's partitions of {trained.shape_px[0]} px. Try "
-            f"{trained.shape_px[0] // 4}, or leave it out."
+            f"task.overlap is {overlap}, but must be below the model's partitions of {trained.shape[0]} px. Try "
+            f"{trained.shape[0] // 4}, or leave it out."
         )
     if data.channels not in (None, trained.channels):
         raise ValueError(
@@ -134,7 +134,7 @@ def load(settings: Settings, device: torch.device) -> Trained:
 
 def overlap_px(settings: Settings, trained: Trained) -> int:
     """Return what neighbouring partitions share: ``task.overlap``, or a quarter of the model's partition."""
-    return trained.shape_px[0] // 4 if settings.task.overlap is None else settings.task.overlap
+    return trained.shape[0] // 4 if settings.task.overlap is None else settings.task.overlap
 
 
 def chosen_images(settings: Settings, root: Path, trained: Trained) -> list[TissueImage]:
@@ -150,7 +150,7 @@ def chosen_images(settings: Settings, root: Path, trained: Trained) -> list[Tiss
             raise ValueError(f"task.images names {absent}, <subject>/<image>. {nearest(str(absent[0]), names)}")
         images = [image for image in images if image.name in wanted]
     remedy = "The model knows partitions of that size alone: leave the image out with task.images."
-    refuse_small(images, trained.shape_px[0], remedy)
+    refuse_small(images, trained.shape[0], remedy)
     return images
 
 
@@ -167,12 +167,12 @@ def parts(settings: Settings, trained: Trained) -> Callable[[TissueImage], str]:
 def reconstruct(image: TissueImage, trained: Trained, settings: Settings, device: torch.device) -> Result:
     """Pass one image through the model, partition by partition."""
     counts = image.read()
-    corners = cut(image.shape_px, trained.shape_px[0], overlap_px(settings, trained), "shift")
-    mosaic = Mosaic(len(counts), image.shape_px, trained.shape_px[0])
+    corners = cut(image.shape_px, trained.shape[0], overlap_px(settings, trained), "shift")
+    mosaic = Mosaic(len(counts), image.shape_px, trained.shape[0])
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.trainer.precision == "bf16")
     for start in range(0, len(corners), settings.task.batch_size):
         here = corners[start : start + settings.task.batch_size]
-        patches = torch.from_numpy(gather(counts, here, trained.shape_px[0]).astype(np.float32)).to(device)
+        patches = torch.from_numpy(gather(counts, here, trained.shape[0]).astype(np.float32)).to(device)
         with autocast:
             output = trained.model.reconstruct(trained.normaliser.apply(patches))
         mosaic.add(here, output.float().cpu().numpy())
@@ -269,7 +269,7 @@ def preflight(settings: Settings, out: Path) -> Preflight:
     with preflight_outputs(settings.data, settings.outputs) as outputs:
         opened = open_all(settings, device, outputs)
         trained, images = opened.trained, opened.images
-        counts, size = images[0].read(), trained.shape_px[0]
+        counts, size = images[0].read(), trained.shape[0]
     overlap = overlap_px(settings, trained)
     num = sum(len(cut(image.shape_px, size, overlap)) for image in images)
     here = cut(images[0].shape_px, size, overlap)[: settings.task.batch_size]
