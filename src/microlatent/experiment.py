@@ -49,28 +49,25 @@ def refuse_changed_data(saved: dict[str, Any], source: Source) -> None:
 
 
 def build_model(settings: Settings, source: Source) -> nn.Module:
-    """Build the chosen model for the channels and the shape of the data."""
-    targets = None if source.target_channels is None else len(source.target_channels)
-    return _built(settings.model, settings.data.name, len(source.channels), source.shape, targets)
-
-
-def _built(model: Any, data: str, channels: int, shape: tuple[int, ...], targets: int | None) -> nn.Module:
-    """Build a model; one that predicts is told how many channels its target has.
+    """Build the chosen model for the channels and the shape of the data.
 
     Raises
     ------
     ValueError
-        It predicts, but the data have no target.
+        It predicts a target, but the data have none.
     """
-    made = config.choice("model", model.name).load()
-    if "predict" not in contract.capabilities(made):
-        return made(model, channels, shape)
-    if targets is None:
+    if source.target_channels is None and not contract.lacking(config.choice("model", settings.model.name).load(), ["predict"]):
         raise ValueError(
-            f"model={model.name} predicts a target from its input, but data={data} has none. Choose data with targets, or a "
-            "model whose target is its input."
+            f"model={settings.model.name} predicts a target from its input, but data={settings.data.name} has none. Choose data "
+            "with targets, or a model whose target is its input."
         )
-    return made(model, channels, shape, targets)
+    return _built(settings.model, source.channels, source.shape, source.target_channels)
+
+
+def _built(model: Any, channels: list[str], shape: tuple[int, ...], target_channels: list[str] | None) -> nn.Module:
+    made = config.choice("model", model.name).load()
+    targets = [] if contract.lacking(made, ["predict"]) else [len(target_channels or ())]
+    return made(model, len(channels), shape, *targets)
 
 
 def run_provenance(settings: Settings, source: Source) -> dict[str, Any]:
@@ -107,9 +104,7 @@ def load_model(run: Path, which: str, device: torch.device) -> Trained:
     trained = provenance["data"]
     model_config = config.build("model", provenance["config"]["model"])
     shape = tuple(trained.get("shape_px") or [trained["patch_px"]] * 2)  # older checkpoints know square patches alone
-    targets = trained.get("target_channels")
-    data = provenance["config"]["data"]["name"]
-    model = _built(model_config, data, len(trained["channels"]), shape, targets and len(targets))
+    model = _built(model_config, trained["channels"], shape, trained.get("target_channels"))
     checkpoint.load_state(model.to(device), saved["model"], path)
     provenance = provenance | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
     return Trained(model.eval(), Normaliser(**trained["normaliser"]), trained["channels"], shape, provenance)

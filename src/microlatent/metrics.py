@@ -77,7 +77,7 @@ WEIGHTS = (
 FAMILY = ("model family",)  # what counts as active needs a prior, or does without
 
 register_metric("total", "total loss", depends=(*LIKELIHOOD, *WEIGHTS))
-register_metric("recon", "reconstruction loss", depends=LIKELIHOOD)
+register_metric("recon", "reconstruction", depends=LIKELIHOOD)
 register_metric("mse", "mean squared error", depends=PIXELS)
 register_metric("kl", "KL divergence", unit="nats")
 register_metric("commitment", "commitment loss", depends=("model.commitment_weight",))

@@ -5,7 +5,6 @@ import re
 import shutil
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,8 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microlatent import validation
 from microlatent.analysis.threshold import otsu
+from microlatent.data.source import PatchSource
 from microlatent.data.store import Store
 from microlatent.schemas import Settings
 from microlatent.systems.partitions import assemble as task_module
@@ -23,6 +22,7 @@ from microlatent.systems.partitions.files import find_images
 from microlatent.systems.partitions.schema import AssemblePartitionsConfig, PartitionsConfig
 from microlatent.systems.partitions.source import cut
 from microlatent.tracking import NullTracker
+from tests.specimen import write_partition_store
 
 NAMES = ["CD8", "DAPI", "Ki-67", "Foxp3"]
 PIXELS = np.random.default_rng(0).integers(0, 60000, (4, 40, 50)).astype(np.uint16)
@@ -380,9 +380,11 @@ def test_pixels_of_different_size_are_warned_of_once_between_subjects_and_within
 
 
 @pytest.mark.parametrize(("sizes", "expected"), [([0.5, 0.5], 0.5), ([0.5, 0.65], None), ([0.5, None], None), ([None], None)])
-def test_scale_bars_need_one_size_of_a_pixel_in_all_stores(sizes, expected):
-    source = SimpleNamespace(stores=[SimpleNamespace(patch_pixel_um=size) for size in sizes])
-    assert validation._patch_pixel_um(source) == expected
+def test_scale_bars_need_one_size_of_a_pixel_in_all_stores(sizes, expected, tmp_path):
+    for number, size in enumerate(sizes):
+        write_partition_store(tmp_path / f"{number}.h5", f"s{number}", 1, patch_pixel_um=size)
+    source = PatchSource([Store.open(path) for path in sorted(tmp_path.iterdir())], None)
+    assert source.pixel_um == expected
 
 
 def test_the_reference_files_hold_its_partitions_and_the_manifest_says_whose(tmp_path):

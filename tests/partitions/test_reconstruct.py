@@ -263,12 +263,12 @@ def test_a_checkpoint_that_knows_one_side_of_its_patches_is_still_read(tmp_path)
     saved = checkpoint.load(path)
     saved["birth"]["data"]["patch_px"] = saved["birth"]["data"].pop("shape_px")[0]
     checkpoint.save(path, saved)
-    assert load_model(run, "best", torch.device("cpu")).shape_px == (PATCH_PX, PATCH_PX)
+    assert load_model(run, "best", torch.device("cpu")).shape == (PATCH_PX, PATCH_PX)
 
 
 @pytest.mark.parametrize("patch_px", [8, 16, 17, 32])
 def test_overlap_is_a_quarter_of_the_partition_unless_it_is_given(patch_px):
-    trained = SimpleNamespace(shape_px=(patch_px, patch_px))
+    trained = SimpleNamespace(shape=(patch_px, patch_px))
     for overlap, expected in ((None, patch_px // 4), (0, 0), (5, 5)):
         chosen = Settings(task=ReconstructConfig(name="reconstruct", overlap=overlap))
         assert reconstruct.overlap_px(chosen, trained) == expected < patch_px
