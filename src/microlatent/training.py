@@ -113,7 +113,7 @@ def fit(
     autocast = validation.autocast_for(trainer, device)
     train_batches = len(validation.limited(source.plan("train", 0, trainer.batch_size, settings.seed), trainer))
     guard = FiniteGuard(source.names().to_numpy(), device)
-    trial = pruning.trial_of(out) if distributed.world_size() == 1 else None
+    trial = pruning.trial_of(out, trainer.monitor) if distributed.world_size() == 1 else None
 
     if trainer.epochs == 0 and not position.history:  # a run of given weights, so that all that stands on runs works with them
         position.history.append({"epoch": 0, "step": 0, **validation.evaluate(settings, model, source, device)})

@@ -200,7 +200,7 @@ def test_two_processes_equal_one_and_both_are_drawn(command, kind):
         kept = ours.index.drop("seconds", errors="ignore")
         np.testing.assert_allclose(ours.loc[kept, columns], theirs.loc[kept, columns], rtol=2e-4, atol=1e-6)
     command("analyze", "task=report", f"run={two}", PLUGIN)
-    page = (two / "report.html").read_text()
+    page = (two / "report" / "report.html").read_text()
     assert (two / "figures" / "predictions.png").is_file()
     assert len(list((two / "figures" / "epochs").glob("*.png"))) == 2
     assert "each target above its prediction" in page

@@ -318,6 +318,12 @@ def test_objective_that_no_epoch_knows_cannot_prune(trials, described):
     assert study.describe(StudyConfig(objectives={"test_total": "minimize"}), epochs=9)["pruner"] == "none"
 
 
+def test_a_study_that_asks_for_the_worst_of_what_is_monitored_is_refused(trials):
+    number, _ = (mine := trials()).ask()
+    with pytest.raises(ValueError, match=r"trainer.monitor=explained_variance is better when higher.*\{best_score:maximize\}"):
+        pruning.trial_of(mine.folder / str(number), "explained_variance")
+
+
 def test_training_goes_on_when_its_storage_does_not_answer(trials, monkeypatch):
     monkeypatch.setattr(study, "LOCKED_S", 0.1)
     number, _ = (mine := trials()).ask()

@@ -40,8 +40,8 @@ class TrainerConfig:
     channels_last: bool = False  # memory layout handed to the model; the vqvae models choose their own on CPU
     compile: bool = False  # torch.compile: half a minute at start, worth it on a GPU or for long runs
     resident: bool = True  # keep the store in device memory where it fits (GPU)
-    monitor: str = "total"  # validation term whose lowest value is the best checkpoint: total, recon ...
-    patience: int | None = None  # stop after this many epochs without improvement of the monitored term
+    monitor: str = "total"  # validation metric whose best value is the best checkpoint: total, recon, explained_variance ...
+    patience: int | None = None  # stop after this many epochs without improvement of the monitored metric
     checkpoint_every: int | None = None  # epochs between kept checkpoints; best and last are always kept
     max_batches: int | None = None  # batches per epoch at most (smoke)
     num_reconstructions: int = 8  # held-out patches drawn beside their reconstructions; 0 draws none

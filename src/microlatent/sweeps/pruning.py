@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from microlatent.metrics import SCORE, direction
 from microlatent.sweeps import sweep
 
 if TYPE_CHECKING:
@@ -26,10 +27,22 @@ class Pruned(Exception):
         self.epoch = epoch
 
 
-def trial_of(out: Path) -> RunningTrial | None:
-    """Return the trial that a run folder belongs to, or None where it is not pruned."""
+def trial_of(out: Path, monitor: str = "total") -> RunningTrial | None:
+    """Return the trial that a run folder belongs to, or None where it is not pruned.
+
+    Raises
+    ------
+    ValueError
+        The study looks for the worst value of the metric that is monitored.
+    """
     folder = sweep.of_job(out)
     study = sweep.read_plan(folder).study if folder is not None else None
+    asked, better = (study or {}).get("objectives", {}).get(SCORE), direction(SCORE, monitor)
+    if asked not in (None, better):
+        raise ValueError(
+            f"hydra.sweeper.objectives asks to {asked} {SCORE}, but trainer.monitor={monitor} is better when "
+            f"{'higher' if better == 'maximize' else 'lower'}. Set hydra.sweeper.objectives={{{SCORE}:{better}}}."
+        )
     if not study or study["pruner"] == "none":
         return None
     return RunningTrial(study, out)
@@ -59,7 +72,7 @@ class RunningTrial:
         row
             The epoch's line of ``history.csv``.
         score
-            Its monitored loss, what ``best_score`` is the lowest of.
+            Its monitored metric, what ``best_score`` is the best of.
 
         Raises
         ------
@@ -89,13 +102,13 @@ class RunningTrial:
     def _value(self, row: dict[str, Any], score: float) -> float:
         from microlatent.config import nearest
 
-        if self.objective == "best_score":
+        if self.objective == SCORE:
             return score
         columns = [name for name in row if name.startswith(("train_", "val_")) and not isinstance(row[name], list)]
         known = {f"best_{name}": name for name in columns}
         if self.objective not in known:
             raise ValueError(
                 f"hydra.sweeper.objectives names {self.objective}, which this model does not measure. "
-                f"{nearest(self.objective, ['best_score', *known])}"
+                f"{nearest(self.objective, [SCORE, *known])}"
             )
         return float(row[known[self.objective]])
