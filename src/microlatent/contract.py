@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from microlatent.data.split import Split
     from microlatent.losses import Losses
 
-Row = dict[str, float | list[float]]  # numbers by name; a list has one for every latent dimension
+Row = dict[str, Any]  # numbers by name: a float, or a list with one for every latent dimension
 
 
 class Batch(NamedTuple):

@@ -152,7 +152,7 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[Source, Trai
         A channel that the model was trained on is absent, it takes samples of another shape alone, or a store is no longer what
         it was.
     """
-    run, task = Path(settings.run), settings.task
+    run, task = Path(str(settings.run)), settings.task
     trained = load_model(run, task.checkpoint, device)
     path, known = trained.provenance["checkpoint"], trained.provenance["data"]
     if settings.data.channels not in (None, trained.channels):

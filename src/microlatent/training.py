@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from microlatent import checkpoint, config, contract, distributed, metrics, validation
-from microlatent.contract import Batch, Source
+from microlatent.contract import Batch, Model, Source
 from microlatent.data.folders import resolved
 from microlatent.data.split import PARTS
 from microlatent.device import choose_device, set_layout
@@ -47,7 +47,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Return the model's loss terms."""
-        return self.model.loss(batch, step)
+        return cast(Model, self.model).loss(batch, step)
 
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
@@ -109,7 +109,7 @@ def fit(
     if distributed.world_size() > 1:
         objective = nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
     if trainer.compile:
-        objective = torch.compile(objective)
+        objective = cast(nn.Module, torch.compile(objective))
     autocast = validation.autocast_for(trainer, device)
     train_batches = len(validation.limited(source.plan("train", 0, trainer.batch_size, settings.seed), trainer))
     guard = FiniteGuard(source.names().to_numpy(), device)
@@ -233,7 +233,7 @@ def report(out: Path, row: dict[str, float], warnings: list[str]) -> None:
 def _seed(seed: int, device: torch.device) -> None:
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # or every new tensor would be written twice
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore  # or every new tensor would be written twice
 
 
 def preflight(settings: Settings, out: Path) -> Preflight:
@@ -257,9 +257,8 @@ def preflight(settings: Settings, out: Path) -> Preflight:
         if part == "train":
             for _ in range(2):  # the first pays for set-up
                 started = time.perf_counter()
-                model.loss(batch, 0).terms["total"].backward()
-                seconds = time.perf_counter() - started
-            found.seconds = seconds * len(plan) * trainer.epochs * 1.2
+                Objective(model)(batch, 0).terms["total"].backward()
+                found.seconds = (time.perf_counter() - started) * len(plan) * trainer.epochs * 1.2
     size = sum(p.numel() * p.element_size() for p in model.state_dict().values())
     kept = 2 + (trainer.epochs // trainer.checkpoint_every if trainer.checkpoint_every else 0)
     found.disk_mb = kept * 3 * size / 1e6 + 1

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from microlatent import checkpoint, distributed
+from microlatent.contract import Row
 from microlatent.files import same_file
 from microlatent.losses import Losses
 
@@ -25,7 +26,7 @@ class Position:
     best: float = math.inf  # lowest monitored value so far; the negative of one that is better when higher
     since_best: int = 0  # epochs
     seconds: float = 0.0  # of the current epoch so far
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[Row] = field(default_factory=list)
 
 
 class Sums:
@@ -77,11 +78,12 @@ class FiniteGuard:
 
     def check(self, sums: Sums, optimiser: torch.optim.Optimizer, position: Position, rows: np.ndarray) -> None:
         """Take a batch's terms, all its pieces and processes together, before the optimiser's step."""
+        assert sums.terms is not None
         assert sums.latest is not None
         self.waiting.append((position.step, rows, sums.latest))
         if self.is_deferred:
             # A non-finite term stays in the sums of the epoch, so every later step is skipped too.
-            optimiser.found_inf = (~torch.isfinite(sums.terms[0])).float()
+            optimiser.found_inf = (~torch.isfinite(sums.terms[0])).float()  # type: ignore[attr-defined]
         if not self.is_deferred or len(self.waiting) == self.LOOK_EVERY:
             self.look(sums.names, position.epoch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from microlatent import config, contract, distributed, metrics
-from microlatent.contract import Batch, Row, Source
+from microlatent.contract import Batch, HasLikelihood, Model, Predicts, Reconstructs, Row, Source
 from microlatent.drawing import training as drawing
 from microlatent.files import write_csv
 from microlatent.progress import track
@@ -51,7 +51,7 @@ def evaluate(
     for rows in plan:
         batch = source.batch(rows, device, **batch_options(model, trainer))
         with autocast_for(trainer, device):
-            losses = model.loss(batch, 0)
+            losses = cast(Model, model).loss(batch, 0)
             values = {one.name: one.values(model, batch).float().mean() for one in measured}
         sums.add(losses._replace(terms=losses.terms | values), len(batch.x), len(rows))
     health, _ = contract.end_epoch(model, sums.tallies, training=False)
@@ -173,8 +173,9 @@ def what_is_made(model: nn.Module, source: Source) -> str:
 def compared(model: nn.Module, batch: Batch, way: str) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return what a model should have made of a batch, what it made, and the weight of the difference."""
     if way == "predict":
-        return batch.y, model.predict(batch.x), batch.weight
-    return batch.x, model.reconstruct(batch.x), None
+        assert batch.y is not None
+        return batch.y, cast(Predicts, model).predict(batch.x), batch.weight
+    return batch.x, cast(Reconstructs, model).reconstruct(batch.x), None
 
 
 @torch.no_grad()
@@ -190,7 +191,7 @@ def log_likelihood(settings: Settings, model: nn.Module, source: Source, device:
     plan = limited(source.plan("test", 0, settings.trainer.batch_size, settings.seed), settings.trainer)
     for rows in track(plan, "Log-likelihood"):
         x = source.batch(rows, device, alone=True).x
-        sums += torch.stack([model.log_likelihood(x, k, random).double().sum().cpu() for k in (1, samples)])
+        sums += torch.stack([cast(HasLikelihood, model).log_likelihood(x, k, random).double().sum().cpu() for k in (1, samples)])
     elbo, weighted = (sums / sum(map(len, plan))).tolist()
     return {"test_elbo": elbo, "test_log_likelihood": weighted}
 
@@ -239,9 +240,9 @@ def leave_figures(settings: Settings, model: nn.Module, source: Source, out: Pat
 def _shown(model: nn.Module, source: Source, rows: np.ndarray, device: torch.device) -> drawing.Shown:
     """Return what is drawn of rows; of volumes the plane in the middle."""
     batch, way = source.batch(rows, device, alone=True), what_is_made(model, source)
-    truth, made, _ = compared(model, batch, way)
-    planes = (one[:, :, one.shape[2] // 2] if one.ndim == 5 else one for one in (truth, made, batch.x))
+    *pair, _ = compared(model, batch, way)
+    planes = (one[:, :, one.shape[2] // 2] if one.ndim == 5 else one for one in (*pair, batch.x))
     truth, made, x = (one.float().cpu().numpy() for one in planes)
     if way == "reconstruct":
         return drawing.Shown(truth, made, source.channels, "reconstructed", source.pixel_um)
-    return drawing.Shown(truth, made, source.target_channels, "predicted", source.pixel_um, x, source.channels)
+    return drawing.Shown(truth, made, source.target_channels or [], "predicted", source.pixel_um, x, source.channels)

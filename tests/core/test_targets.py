@@ -12,6 +12,8 @@ import torch
 
 from microlatent import checkpoint, config, contract, distributed, metrics, run, training
 from microlatent.command import carry_out
+from microlatent.data.normalise import Normaliser
+from microlatent.data.store import Moments
 from microlatent.device import set_layout
 from microlatent.experiment import load_trained
 from microlatent.signals import LOOK_EVERY, Interrupted
@@ -38,11 +40,14 @@ def plugin():
 
 @pytest.fixture
 def fit(tmp_path, without_figures):
-    """Return a function that trains in this process and returns the run folder."""
+    """Return a function that trains in this process and returns the run folder; the same settings are composed once."""
+    known = {}
 
     def fitted(kind: str, *overrides: str) -> Path:
-        typed = [*TOY, f"data={kind}", f"outputs={tmp_path / 'outputs'}", *overrides]
-        return carry_out(composed("train", *typed), typed)[1]
+        typed = (*TOY, f"data={kind}", f"outputs={tmp_path / 'outputs'}", *overrides)
+        if typed not in known:
+            known[typed] = composed("train", *typed)
+        return carry_out(known[typed], list(typed))[1]
 
     return fitted
 
@@ -219,3 +224,22 @@ def test_global_statistics_are_torchs_own_on_any_axes(monkeypatch, kind, shape, 
         torch.testing.assert_close(ours(x), theirs(torch.cat([x, x]))[:6], rtol=1e-4, atol=1e-5)
     ours.eval(), theirs.eval()
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["dataset", "patch", "zero_one", "minus_one_one", "gauss", "bern", "none"])
+def test_volumes_are_normalised_as_images_of_all_their_voxels(mode):
+    x = np.random.default_rng(0).gamma(2.0, size=(6, 2, 3, 4, 5)).astype(np.float32)
+    volumes, planes = (
+        Normaliser.fit(mode, ["a", "b"], Moments.of(one), lambda one=one: iter([one])).apply(torch.from_numpy(one.copy()))
+        for one in (x, x.reshape(6, 2, 12, 5))
+    )
+    torch.testing.assert_close(volumes.flatten(2, 3), planes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rehearsal_reads_a_batch_of_each_part_and_lists_what_the_run_leaves(fit, tmp_path, kind):
+    plan = training.preflight(composed("train", *TOY, f"data={kind}"), tmp_path / "run")
+    left = {path.name for path in fit(kind, "trainer.epochs=1").iterdir()}
+    assert {Path(name).name for name in plan.writes} <= left | {"figures"}
+    assert "summary.csv" in left
+    assert sum("batches; the first is" in note for note in plan.notes) == 3
