@@ -170,10 +170,12 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[Source, Trai
         )
     source.normaliser = replace(trained.normaliser, mode=task.normalise or trained.normaliser.mode)
     changed = [name for name, digest in source.fingerprints.items() if known["fingerprints"].get(name, digest) != digest]
-    if changed and settings.data.store == trained.provenance["config"]["data"].get("store"):
+    store = vars(settings.data).get("store")
+    if changed and store == trained.provenance["config"]["data"].get("store"):
+        where = store or f"data={data.name}"
         raise ValueError(
-            f"{', '.join(changed)} in {settings.data.store} changed after the run was trained: another fingerprint. Assemble the "
-            "raw files again as they were, or train again. To encode it as new data, move it and name its folder: data.store."
+            f"{', '.join(changed)} in {where} changed after the run was trained: another fingerprint. Assemble the raw files "
+            "again as they were, or train again. To encode it as new data, move it and name its folder: data.store."
         )
     if changed:
         logger.warning("%s changed since the run was trained: their patches are encoded as new data.", ", ".join(changed))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from microlatent import checkpoint, config, contract, distributed, metrics, run, training
+from microlatent import checkpoint, config, contract, distributed, metrics, run, settling, training
 from microlatent.command import carry_out
 from microlatent.data.normalise import Normaliser
 from microlatent.data.store import Moments
@@ -66,7 +66,7 @@ def stop_after(monkeypatch, steps: int) -> None:
 
 
 def resumed(folder: Path) -> Path:
-    settings = config.settle({**run.read_config(folder), "resume": str(folder)}, "train")
+    settings = settling.settle({**run.read_config(folder), "resume": str(folder)}, "train")
     return carry_out(settings, [], resumed=folder)[1]
 
 
@@ -137,7 +137,7 @@ def test_memory_layout_is_that_of_each_layer(fit, kind):
 
 
 def nn_of(folder: Path) -> torch.nn.Module:
-    settings = config.settle(run.read_config(folder), "train")
+    settings = settling.settle(run.read_config(folder), "train")
     return training.build_model(settings, training.open_data(settings))
 
 

@@ -20,7 +20,6 @@ class ToyDataConfig:
 
     name: str = "toy_images"
     channels: list[str] | None = None
-    store: str | None = None
     normalise: str = "dataset"
     split_by: str = "sample"
     val_share: float = 0.2

@@ -145,12 +145,13 @@ def resolved(settings: Settings) -> Settings:
     The schema of the data says in ``FILES`` which others of its settings are paths.
     """
     config = settings.data
-    changes: dict[str, Any] = {key: _absolute(getattr(config, key)) for key in getattr(config, "FILES", ())}
-    if config.store or config.root:
-        changes["store"] = config.store or str(store_folder(config, settings.outputs))
+    given = {one.name: getattr(config, one.name) for one in fields(config)}  # a kind of data may have no stores or no raw files
+    changes = {key: _absolute(given[key]) for key in getattr(config, "FILES", ())}
+    if "store" in given and (given["store"] or given.get("root")):
+        changes["store"] = given["store"] or str(store_folder(config, settings.outputs))
+    if given.get("root"):
         changes["root"] = origin_of(config)
-    known = {one.name for one in fields(config)}  # a kind of data may have stores and no raw files
-    return replace(settings, data=replace(config, **{key: value for key, value in changes.items() if key in known}))
+    return replace(settings, data=replace(config, **changes))
 
 
 def _absolute(path: str | list[str] | None) -> Any:
