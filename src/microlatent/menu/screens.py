@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from microlatent import config, run
-from microlatent.dashboard.inventory import DAMAGE
 from microlatent.menu import pipelines, terminal
 from microlatent.menu.draft import ROOT, Draft, Refused, Row, interpreter, like, nearby, shown, written
 from microlatent.menu.picking import is_reviewed, is_stopped, is_trained_on, pick_run, pick_runs
 from microlatent.menu.pipelines import Step
 from microlatent.menu.questions import STYLE, answer, choose, clip, screen
 from microlatent.menu.terminal import console, header
+from microlatent.record import DAMAGE
 from microlatent.sweeps import sweep
 
 BAD_INPUT = 2

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
+from microlatent.overrides import quoted
+
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
@@ -75,13 +77,7 @@ def _distribution(override: Override, settings: dict[str, Any]) -> BaseDistribut
 
 def overrides(params: dict[str, Any]) -> list[str]:
     """Return a trial's values as one types them."""
-    return [f"{key}={_text(value)}" for key, value in params.items()]
-
-
-def _text(value: Any) -> str:
-    """Write a number so that YAML and Hydra read the same number back (YAML takes 1e-05 for a word)."""
-    text = str(value)
-    return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text
+    return [f"{key}={value if isinstance(value, str) else quoted(value)}" for key, value in params.items()]  # text is as typed
 
 
 def probes(space: dict[str, BaseDistribution]) -> list[dict[str, Any]]:

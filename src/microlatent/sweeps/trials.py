@@ -16,7 +16,8 @@ from typing import Any
 
 import psutil
 
-from microlatent import run
+from microlatent.record import Record, is_alive
+from microlatent.run import can_continue
 from microlatent.sweeps import search_space, sweep
 from microlatent.sweeps.launching import Finished
 from microlatent.sweeps.study import OpenStudy, patiently
@@ -106,7 +107,7 @@ class Trials:
             The run has no such metric as the study's objective.
         """
         self.mine.discard(ended.number)
-        status = run.read_status(self.folder / str(ended.number))
+        status = Record(self.folder / str(ended.number)).status
         if ended.error is None:
             self._finish(ended.number, ended.value)
         elif status.get("state") == "interrupted":
@@ -144,10 +145,11 @@ class Trials:
             if trial.number in self.mine or _is_alive(trial):
                 continue
             path = self.folder_of(trial)
-            status = run.read_status(path)
+            record = Record(path)
+            status = record.status
             match status.get("state"), _is_here(trial):
                 case (("completed" | "pruned"), _):
-                    self._finish(trial.number, status.get("metrics") or {"pruned": status["state"] == "pruned"})
+                    self._finish(trial.number, record.metrics or {"pruned": status["state"] == "pruned"})
                 case "failed", True:
                     self._fail(trial.number, str(status.get("reason")))
                 case "running", True:
@@ -177,7 +179,7 @@ class Trials:
     def _take_over(self, number: int, lost: int) -> None:
         """Go on with the run of a lost trial, under the number that its values have now, with what it had reported."""
         before, after = (self.folder / str(one) for one in (lost, number))
-        if not run.can_continue(before):
+        if not can_continue(before):
             return
         before.rename(after)
         sweep.remove_job(self.folder, lost)
@@ -252,10 +254,7 @@ def _is_alive(trial: Any) -> bool:
         return trial.datetime_start is not None and time.time() - trial.datetime_start.timestamp() < SECONDS_TO_SIGN
     if owner["host"] != socket.gethostname():
         return False  # not known: the run's own status decides
-    try:
-        return abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1.0
-    except psutil.NoSuchProcess:
-        return False
+    return is_alive(owner["pid"], owner["started"])
 
 
 def _shown(distribution: Any) -> str:
