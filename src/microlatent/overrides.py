@@ -78,14 +78,31 @@ def values(text: str) -> list[Any]:
     Raises
     ------
     ValueError
-        It is not of Hydra's grammar, or an interval, which has no single values.
+        It is not of Hydra's grammar, or has no single values, as an interval.
     """
     parsed = read(f"key={text}")
-    if not parsed.is_sweep_override():
-        return [parsed.value()]
-    if not parsed.is_discrete_sweep():
-        raise ValueError(f"{text} is an interval, and has no single values.")
-    return [value(one) for one in parsed.sweep_string_iterator()]
+    return [value(one) for one in _singles(parsed)] if parsed.is_sweep_override() else [parsed.value()]
+
+
+def several(override: str) -> list[str]:
+    """Return the single overrides that one with several values stands for, of an interval its ends; empty where it has one."""
+    try:
+        parsed = read(override)
+        key, swept = parsed.get_key_element(), parsed.is_sweep_override()
+        if swept and parsed.is_interval_sweep():
+            return [f"{key}={parsed.value().start:g}", f"{key}={parsed.value().end:g}"]
+        return [f"{key}={one}" for one in _singles(parsed)] if swept else []
+    except ValueError:
+        return []  # said when it is composed
+
+
+def _singles(parsed: Any) -> list[str]:
+    from hydra.errors import HydraException
+
+    try:
+        return list(parsed.sweep_string_iterator())
+    except HydraException as error:
+        raise ValueError(f"{parsed.input_line} has no single values: {error}.") from error
 
 
 def quoted(value: Any) -> str:

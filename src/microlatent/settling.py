@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from microlatent import contract
 from microlatent.config import CONF, GROUPS, REGISTRY, SYSTEMS, Choice, build, choice, model_keys, nearest, task_choice, tasks
+from microlatent.overrides import texts
 from microlatent.schemas import Settings
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[s
     for key in container:
         if key not in known:
             raise ValueError(f"{key} is no setting. {nearest(key, known)}")
-    if entry != "train" and not any(override.lstrip("+~").startswith("model=") for override in overrides):
+    if entry != "train" and "model" not in texts(overrides):
         for key in container.get("model") or {}:
             if key not in model_keys():
                 raise ValueError(f"model.{key} is no setting of any model. {nearest(key, model_keys())}")
@@ -62,7 +63,7 @@ def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[s
 
 def prefer_typed(container: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> None:
     """Let the values of a choice that was typed win over those of the experiment: ``trainer=smoke`` is short in every recipe."""
-    typed = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    typed = texts(overrides)
     for group in GROUPS:
         path = CONF / group / f"{typed.get(group)}.yaml"
         if group in typed and path.is_file() and container.get(group):
@@ -177,7 +178,7 @@ def refuse_incapable(settings: Settings, run_config: dict[str, Any]) -> None:
 def with_run_data(cfg: DictConfig, overrides: list[str], run_config: dict[str, Any]) -> DictConfig:
     """Take the data settings of a trained run, except those that the user typed."""
     cfg = cfg.copy()
-    typed = {override.lstrip("+~").split("=")[0]: override for override in overrides}
+    typed = texts(overrides)
     same = cfg.data is not None and cfg.data.get("name") == run_config["data"]["name"]
     if "data" in typed and not same:
         return cfg  # the user names another kind of data: channels and shape are checked when it is opened

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from microlatent.record import Record
+from microlatent.record import Record, is_sweep
 from microlatent.report import run_page, sweep_page
 from microlatent.report.blocks import Folded, Grid, Plot
 from microlatent.report.jobs import read_jobs
@@ -54,7 +54,7 @@ def render(folder: Path, max_points: int = MAX_POINTS, max_image_px: int = MAX_I
     folder = folder.absolute()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist. Name the folder of a run or of a sweep below outputs/.")
-    if sweep.is_sweep(folder):
+    if is_sweep(folder):
         jobs = read_jobs(folder)
         album = Album(min(max_image_px, SWEEP_IMAGE_PX))
         sections = list(sweep_page.sections(jobs, album))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from microlatent import config, overrides
 from microlatent.analysis import configurations
-from microlatent.record import DAMAGE, Record
+from microlatent.record import DAMAGE, Record, is_sweep
 from microlatent.run import run_name
 from microlatent.sweeps import sweep
 
@@ -56,7 +56,7 @@ def gather(specs: list[str], outputs: str) -> tuple[list[Run], dict[str, str]]:
     study: dict[str, str] = {}
     for spec in specs:
         folder = Path(spec).absolute()
-        if sweep.is_sweep(folder):
+        if is_sweep(folder):
             plan = sweep.read_plan(folder)
             if plan.entry != "train":
                 raise ValueError(_no_training(f"{spec} is a sweep of {plan.entry}.py"))
