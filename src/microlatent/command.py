@@ -10,9 +10,15 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from microlatent import config, resume, run, settling
+from microlatent.provenance import collect_provenance
 from microlatent.record import Record, is_sweep
-from microlatent.run import run_name
+from microlatent.run import RunFolder, run_name
+from microlatent.schemas import Settings
 from microlatent.signals import Interrupted, raise_on_signals
+from microlatent.sweeps import index, sweep
+from microlatent.sweeps.pruning import Pruned
+from microlatent.tracking import NullTracker, Tracker
 
 logger = logging.getLogger("microlatent")
 
@@ -20,9 +26,6 @@ logger = logging.getLogger("microlatent")
 def execute(entry: str, cfg: Any) -> dict[str, float] | None:
     """Turn a composed configuration into checked settings and carry them out."""
     from hydra.core.hydra_config import HydraConfig
-
-    from microlatent import resume, run, settling
-    from microlatent.sweeps import sweep
 
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
@@ -50,13 +53,9 @@ def execute(entry: str, cfg: Any) -> dict[str, float] | None:
 
 
 def carry_out(
-    settings: Any, overrides: list[str], *, resumed: Path | None = None, sweep_job: Path | None = None
+    settings: Settings, overrides: list[str], *, resumed: Path | None = None, sweep_job: Path | None = None
 ) -> tuple[dict[str, float] | None, Path | None]:
     """Rehearse a task, or claim its folder and run it; return its numbers and the folder."""
-    from microlatent import config, run
-    from microlatent.sweeps import index, sweep
-    from microlatent.tracking import NullTracker
-
     _limit_threads(settings.trainer.threads)
     if settings.trainer.allocator:
         from microlatent import allocator
@@ -70,7 +69,7 @@ def carry_out(
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         job, kept = sweep_job or resumed, None
         if config.choice("task", settings.task.name).reviews:
-            folder = run.RunFolder.replace(intended)
+            folder = RunFolder.replace(intended)
         else:
             kept = run.set_aside(intended) if settings.run and intended != sweep_job else None
             folder = _claim(intended, resumed, exactly=intended == sweep_job)
@@ -100,12 +99,8 @@ def carry_out(
         distributed.stop()
 
 
-def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resumed: bool) -> dict[str, float]:
+def _in_folder(task: Any, settings: Settings, overrides: list[str], folder: RunFolder, resumed: bool) -> dict[str, float]:
     """Run the task in its folder; whatever happens, the status says it."""
-    from microlatent import config, run, tracking
-    from microlatent.provenance import collect_provenance
-    from microlatent.sweeps.pruning import Pruned
-
     raise_on_signals()
     log = logging.FileHandler(folder.path / "log.txt")
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -117,9 +112,9 @@ def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resu
             data = run.read_provenance(Path(settings.run)).get("data") if settings.run else None
             folder.describe(container, collect_provenance(container, data=data, parent=settings.run), overrides)
         if config.choice("task", settings.task.name).reviews:
-            tracker = tracking.NullTracker()
+            tracker = NullTracker()
         else:
-            tracker = tracking.Tracker(settings.logger, folder.path, settings, resumed=resumed)
+            tracker = Tracker(settings.logger, folder.path, settings, resumed=resumed)
         numbers = task.run(settings, folder.path, tracker)
         tracker.finish(numbers)
         folder.set("completed", metrics=numbers)
@@ -145,13 +140,11 @@ def _in_folder(task: Any, settings: Any, overrides: list[str], folder: Any, resu
     return numbers
 
 
-def _claim(intended: Path, resumed: Path | None, *, exactly: bool = False) -> Any:
+def _claim(intended: Path, resumed: Path | None, *, exactly: bool = False) -> RunFolder:
     from filelock import FileLock
 
-    from microlatent import run
-
     if resumed is None:
-        return run.RunFolder.claim(intended, exactly=exactly)
+        return RunFolder.claim(intended, exactly=exactly)
     with FileLock(resumed / ".lock", timeout=60):  # two may want to go on with it in the same second
         status = Record(resumed).status
         if status.get("state") == "running":
@@ -159,15 +152,13 @@ def _claim(intended: Path, resumed: Path | None, *, exactly: bool = False) -> An
                 f"resume={run_name(resumed)} is still running (process {status.get('pid')} on {status.get('host')}). Stop it; if "
                 f"that machine is gone, delete {run_name(resumed)}/status.json and try again."
             )
-        folder = run.RunFolder(resumed)
+        folder = RunFolder(resumed)
         folder.set("running", resumed=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
     return folder
 
 
-def _intended(settings: Any, sweep_job: Path | None) -> Path:
+def _intended(settings: Settings, sweep_job: Path | None) -> Path:
     """Return where a command writes: below the run it stands on, in its place in a sweep, or in a folder of its own."""
-    from microlatent.sweeps import sweep
-
     task = settings.task
     if settings.run and not (sweep_job and sweep.shares_run(sweep_job.parent)):
         return Path(settings.run) / task.name

@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import Any
 
-from microlatent import arguments, command
+from microlatent import arguments
 from microlatent.signals import Interrupted, hand_over, raise_on_signals
 
 JOBS_FAILED, BAD_INPUT = 1, 2
@@ -44,7 +44,7 @@ def _command(entry: str, doc: str) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from microlatent import config, manual
+    from microlatent import command, config, manual
     from microlatent.sweeps.running import JobsFailed
     from microlatent.sweeps.sweeper import deferred
 

@@ -139,6 +139,14 @@ def test_sweep_lists_a_job_whose_status_is_damaged(whole, tmp_path, kind):
     assert Inventory(tmp_path).changes()["rows"][0]["total"] == 2
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '{"folder": 3}', "[" * 100_000])
+def test_job_whose_pointer_is_damaged_is_listed_as_not_begun(tmp_path, text):
+    sweep.Plan(tmp_path, "analyze", [], {0: ["seed=0"]}).write()
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "job.json").write_text(text)
+    assert list(index.read(tmp_path)["state"]) == ["pending"]
+
+
 @pytest.mark.parametrize("kind", [*DAMAGE, "mistyped"])
 def test_plan_that_is_damaged_is_refused_by_name(tmp_path, kind):
     (tmp_path / "sweep.yaml").write_bytes(DAMAGE.get(kind) or yaml.safe_dump({"entry": [], "arguments": 3, "jobs": 1}).encode())

@@ -206,10 +206,7 @@ class Inventory:
 
     def _job(self, path: str, job: int) -> dict[str, Any]:
         """Return the row of a job of a sweep, also of one that has not begun."""
-        try:
-            folder = str(sweep.job_folder(Path(path), job))
-        except DAMAGE:
-            folder = f"{path}/{job}"  # what says where it writes is damaged
+        folder = str(sweep.job_folder(Path(path), job))
         below = self._list(folder)
         if below and below.is_run and self._key(folder):
             return self._run(folder, below)

@@ -138,11 +138,14 @@ def lock(folder: Path) -> Any:
 
 
 def job_folder(folder: Path, number: int) -> Path:
-    """Return where a job's results are: its own folder, or below the run that it stands on."""
+    """Return where a job's results are: its own folder, or below the run that it stands on.
+
+    Where what says so is damaged they are not found, so the job has not begun as far as is known.
+    """
     path = folder / str(number)
     try:
         return Path(os.path.normpath(path / json.loads((path / POINTER).read_text())["folder"]))
-    except FileNotFoundError:
+    except DAMAGE:
         return path
 
 
