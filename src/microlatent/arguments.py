@@ -10,7 +10,6 @@ from microlatent import slurm
 from microlatent.overrides import key_of, quoted, texts, value, values
 from microlatent.record import Record, is_sweep
 from microlatent.run import find, run_name
-from microlatent.sweeps import sweep
 
 
 def completed(entry: str, arguments: list[str]) -> list[str]:
@@ -124,6 +123,8 @@ def _sweep_again(entry: str, arguments: list[str]) -> list[str]:
         return arguments  # not typed, or not readable, which Hydra says
     if not is_sweep(folder):
         return arguments
+    from microlatent.sweeps import sweep
+
     plan = sweep.read_plan(folder)
     if waiting := slurm.queued(folder):
         raise ValueError(

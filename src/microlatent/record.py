@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from microlatent import slurm
@@ -151,6 +150,8 @@ def is_alive(pid: int | None, started: float | None) -> bool:
     """Return whether a process of this machine still is the one that began at that time."""
     if pid is None or started is None:
         return False
+    import psutil
+
     try:
         return abs(psutil.Process(pid).create_time() - started) < 1.0
     except (psutil.Error, ValueError, OverflowError):

@@ -19,7 +19,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from microlatent import slurm
@@ -88,6 +87,8 @@ class RunFolder:
 
 def _status(state: str, old: dict[str, Any]) -> dict[str, Any]:
     """Return the status of a run that this process works on, from what it was before."""
+    import psutil
+
     process, now = psutil.Process(), datetime.now().astimezone()
     seconds = old.get("seconds", 0.0)
     if old.get("state") == "running" and old.get("pid") == process.pid and "updated" in old:  # or nobody worked since
