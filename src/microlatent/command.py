@@ -49,7 +49,7 @@ def execute(entry: str, cfg: Any) -> dict[str, float] | None:
         if done.state in sweep.FINISHED:  # a scheduler begins a job once more whose node failed in its last second
             return done.metrics or {"pruned": True}
         sweep.clear(sweep_job)
-    return carry_out(resume.settled(entry, cfg, overrides), overrides, sweep_job=sweep_job)[0]
+    return carry_out(settling.settled(entry, cfg, overrides), overrides, sweep_job=sweep_job)[0]
 
 
 def carry_out(

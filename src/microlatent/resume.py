@@ -1,4 +1,4 @@
-"""The checked settings of a command: its own, with the data of a run that it stands on, or those of a run that goes on."""
+"""Go on with an interrupted run, or repeat a whole one, from its folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from microlatent import config, overrides, run, settling
-from microlatent.record import is_sweep
 from microlatent.schemas import Settings
 from microlatent.tracking import differing_history
 
@@ -26,30 +25,6 @@ FREE = (
     "logger.",
 )
 ABOUT_THE_COMMAND = ("resume", "rerun", "name", "outputs", "check", "plugins", "hydra")
-
-
-def settled(entry: str, cfg: Any, typed: list[str]) -> Settings:
-    """Return the checked settings of a composed configuration, with the data of the run that it stands on.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        A key, a value or a combination makes no sense, or there is no such run.
-    """
-    settling.check_origin(cfg, entry)
-    run_config = None
-    if cfg.run and config.choice("task", cfg.task.name).reviews:
-        folder = Path(cfg.run).absolute()
-        cfg.run = str(folder if is_sweep(folder) else run.find(cfg.run, cfg.outputs, cfg.name))
-    elif cfg.run:
-        cfg.run = str(run.find(cfg.run, cfg.outputs, cfg.name))
-        run_config = run.read_config(Path(cfg.run))
-        config.load_plugins(run_config["plugins"])
-        cfg = settling.with_run_data(cfg, typed, run_config)
-    settings = settling.settle(OmegaConf.to_container(cfg, resolve=True), entry, typed)
-    if run_config:
-        settling.refuse_incapable(settings, run_config)
-    return settings
 
 
 def continued(cfg: Any, typed: list[str], folder: Path) -> Settings:

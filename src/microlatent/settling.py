@@ -13,11 +13,50 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from microlatent import contract
-from microlatent.config import CONF, GROUPS, REGISTRY, SYSTEMS, Choice, build, choice, model_keys, nearest, task_choice, tasks
+from microlatent.config import (
+    CONF,
+    GROUPS,
+    REGISTRY,
+    SYSTEMS,
+    Choice,
+    build,
+    choice,
+    load_plugins,
+    model_keys,
+    nearest,
+    task_choice,
+    tasks,
+)
 from microlatent.overrides import texts
+from microlatent.record import is_sweep
+from microlatent.run import find, read_config
 from microlatent.schemas import Settings
 
 logger = logging.getLogger(__name__)
+
+
+def settled(entry: str, cfg: Any, overrides: list[str]) -> Settings:
+    """Return the checked settings of a composed configuration, with the data of the run that it stands on.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        A key, a value or a combination makes no sense, or there is no such run.
+    """
+    check_origin(cfg, entry)
+    run_config = None
+    if cfg.run and choice("task", cfg.task.name).reviews:
+        folder = Path(cfg.run).absolute()
+        cfg.run = str(folder if is_sweep(folder) else find(cfg.run, cfg.outputs, cfg.name))
+    elif cfg.run:
+        cfg.run = str(find(cfg.run, cfg.outputs, cfg.name))
+        run_config = read_config(Path(cfg.run))
+        load_plugins(run_config["plugins"])
+        cfg = with_run_data(cfg, overrides, run_config)
+    settings = settle(OmegaConf.to_container(cfg, resolve=True), entry, overrides)
+    if run_config:
+        refuse_incapable(settings, run_config)
+    return settings
 
 
 def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[str, ...] = ()) -> Settings:

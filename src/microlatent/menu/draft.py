@@ -208,10 +208,10 @@ def settle(entry: str, overrides: list[str]) -> Any:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from microlatent import resume
+    from microlatent import settling
 
     try:
-        return resume.settled(entry, composed(entry, tuple(overrides)).copy(), overrides)
+        return settling.settled(entry, composed(entry, tuple(overrides)).copy(), overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused(manual.explain(error, overrides, entry)) from error
     except (ValueError, OSError) as error:

@@ -133,7 +133,7 @@ class JobSweeper(Sweeper):
         ValueError
             A job makes no sense, such as a key that one of the swept choices lacks.
         """
-        from microlatent import manual, resume
+        from microlatent import manual, settling
         from microlatent.progress import track
 
         jobs = [list(overrides) for overrides in jobs]
@@ -146,7 +146,7 @@ class JobSweeper(Sweeper):
                 for key in ("resume", "rerun"):
                     if own[key]:
                         raise ValueError(f"{key}={own[key]} is for one run, and -m makes several. Leave -m out.")
-                settings.append(resume.settled(self.entry, own, overrides))
+                settings.append(settling.settled(self.entry, own, overrides))
             except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
                 user_error = isinstance(error, (ValueError, OSError)) and not isinstance(error, OmegaConfBaseException)
                 reason = str(error) if user_error else manual.explain(error, overrides, self.entry)
