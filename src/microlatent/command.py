@@ -26,10 +26,11 @@ logger = logging.getLogger("microlatent")
 def execute(entry: str, cfg: Any) -> dict[str, float] | None:
     """Turn a composed configuration into checked settings and carry them out."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
-    sweep_job = Path(hydra_config.runtime.output_dir) if hydra_config.mode.name == "MULTIRUN" else None
+    sweep_job = Path(hydra_config.runtime.output_dir) if hydra_config.mode == RunMode.MULTIRUN else None
     log_to_console()
     if cfg.rerun and sweep_job is None:
         settling.check_origin(cfg, entry)
@@ -90,11 +91,11 @@ def carry_out(
 
     distributed.start(settings.trainer.device)
     try:
-        folder = _claim(intended, resumed) if distributed.rank() == 0 else None
-        shared = distributed.share(str(folder.path) if folder else None)
-        if folder is None:
-            return task.run(settings, Path(shared), NullTracker()), None
-        return _in_folder(task, settings, overrides, folder, resumed is not None), folder.path
+        claimed = _claim(intended, resumed) if distributed.rank() == 0 else None
+        shared = distributed.share(str(claimed.path) if claimed else None)
+        if claimed is None:
+            return task.run(settings, Path(str(shared)), NullTracker()), None
+        return _in_folder(task, settings, overrides, claimed, resumed is not None), claimed.path
     finally:
         distributed.stop()
 

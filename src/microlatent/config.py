@@ -150,9 +150,8 @@ def register(
         REGISTRY[f"task/{name}"] = {}
     _store(group, name, one)
     for task, shared in REGISTRY["task"].items():  # every kind of data has those that are for all, whichever came first
-        kinds = REGISTRY.get(f"task/{task}")
-        for kind in REGISTRY["data"] if kinds is not None and shared.target else ():
-            if kind not in kinds:
+        if shared.target and (kinds := REGISTRY.get(f"task/{task}")) is not None:
+            for kind in [one for one in REGISTRY["data"] if one not in kinds]:
                 _store(f"task/{task}", kind, shared)
 
 

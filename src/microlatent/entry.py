@@ -31,11 +31,10 @@ def _command(entry: str, doc: str) -> None:
         sys.exit(_say(error, debugging=False))
     plugins, sweeps = arguments.plugins(typed), arguments.are_of_a_sweep(typed)
     if {"--help", "-h"} & set(typed):
-        from microlatent.config import load_plugins
-        from microlatent.manual import manual
+        from microlatent import config, manual
 
-        load_plugins(plugins)
-        print(doc.strip() + "\n\n" + manual(entry))
+        config.load_plugins(plugins)
+        print(doc.strip() + "\n\n" + manual.manual(entry))
         return
     # Hydra prints its own account of an error unless it may raise it; we say it in the user's words.
     debugging = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -92,7 +91,8 @@ def _say(error: Exception, debugging: bool) -> int:
 def _in_words(error: Exception) -> str:
     """Add to an error of the operating system what to do."""
     code = getattr(error, "errno", None)
-    where = f" ({error.filename})" if getattr(error, "filename", None) else ""
+    filename = getattr(error, "filename", None)
+    where = f" ({filename})" if filename else ""
     if code in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"The disk is full{where}: {error}. Nothing was half-written, and what was whole still is. Free some space, or "

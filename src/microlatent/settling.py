@@ -53,7 +53,8 @@ def settled(entry: str, cfg: Any, overrides: list[str]) -> Settings:
         run_config = read_config(Path(cfg.run))
         load_plugins(run_config["plugins"])
         cfg = with_run_data(cfg, overrides, run_config)
-    settings = settle(OmegaConf.to_container(cfg, resolve=True), entry, overrides)
+    container: Any = OmegaConf.to_container(cfg, resolve=True)
+    settings = settle(container, entry, overrides)
     if run_config:
         refuse_incapable(settings, run_config)
     return settings
@@ -106,7 +107,7 @@ def prefer_typed(container: dict[str, Any], overrides: list[str] | tuple[str, ..
     for group in GROUPS:
         path = CONF / group / f"{typed.get(group)}.yaml"
         if group in typed and path.is_file() and container.get(group):
-            values = OmegaConf.to_container(OmegaConf.load(path))
+            values: Any = OmegaConf.to_container(OmegaConf.load(path))
             for key in [key for key in values if key != "defaults" and f"{group}.{key}" not in typed]:
                 if container[group][key] != values[key] and key != "name":
                     logger.info("%s=%s sets %s.%s=%s.", group, typed[group], group, key, values[key])
@@ -197,7 +198,7 @@ def refuse_incapable(settings: Settings, run_config: dict[str, Any]) -> None:
     """
     task, model = task_choice(settings.task.name, settings.data.name), (run_config.get("model") or {}).get("name")
     reads_table = "latents" in task.settings
-    if reads_table and (settings.task.latents is not None or (Path(settings.run) / "process" / "latents.h5ad").is_file()):
+    if reads_table and (settings.task.latents is not None or (Path(str(settings.run)) / "process" / "latents.h5ad").is_file()):
         return
     if not task.wants or model not in REGISTRY["model"]:  # which is said where the model is loaded
         return

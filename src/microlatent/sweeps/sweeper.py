@@ -11,11 +11,11 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from microlatent.overrides import key_of, parse
@@ -37,8 +37,8 @@ def deferred(arguments: list[str]) -> list[str]:
     out, parser = [], OverridesParser.create()
     for argument in arguments:
         typed = parse(argument)
-        is_inside = typed and typed.text and typed.group in GROUPS and typed.key != typed.group
-        if is_inside and not parser.parse_override(argument).is_sweep_override():
+        is_inside = typed and typed.group in GROUPS and typed.key != typed.group
+        if typed and typed.text and is_inside and not parser.parse_override(argument).is_sweep_override():
             value = QuotedString(typed.text, Quote.single).with_quotes()
             argument = f"{typed.sign}{typed.key}=tag({DEFERRED},choice({value}))"
         out.append(argument)
@@ -47,17 +47,16 @@ def deferred(arguments: list[str]) -> list[str]:
 
 def split(arguments: list[str], config_loader: Any, params: dict[str, str]) -> tuple[list[str], list[Override]]:
     """Return what is the same in all jobs, as typed, and what is swept; what was typed wins over ``params``."""
-    fixed, swept = {}, {}
+    fixed: dict[str, str] = {}
+    swept: dict[str, Override] = {}
     typed = [f"{key}={value}" for key, value in params.items()] + arguments
     for override in OverridesParser.create(config_loader=config_loader).parse_overrides(typed):
-        key = override.get_key_element()
-        for kind in (fixed, swept):
-            kind.pop(key, None)
+        key, value = override.get_key_element(), override.value()
+        fixed.pop(key, None), swept.pop(key, None)
         if not override.is_sweep_override():
-            fixed[key] = override.input_line
-        elif DEFERRED in getattr(override.value(), "tags", ()):
-            (value,) = override.value().list
-            fixed[key] = f"{key}={value}"
+            fixed[key] = str(override.input_line)
+        elif isinstance(value, ChoiceSweep) and DEFERRED in value.tags:
+            fixed[key] = f"{key}={value.list[0]}"
         elif override.is_discrete_sweep() and len(values := list(override.sweep_string_iterator())) == 1:
             fixed[key] = f"{key}={values[0]}"
         else:
@@ -67,6 +66,8 @@ def split(arguments: list[str], config_loader: Any, params: dict[str, str]) -> t
 
 class JobSweeper(Sweeper):
     """What the grid and the study share: the launcher, the folder with its plan, the look at jobs before the first begins."""
+
+    config: DictConfig  # from setup on
 
     def __init__(self, n_jobs: int | None, params: dict[str, str] | None = None) -> None:
         if n_jobs is not None and n_jobs < 1:

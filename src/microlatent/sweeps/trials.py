@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Trials:
         while True:
             trial = patiently(lambda: self.study.ask(self.space))
             owner, path = _this_process(), str(self.folder / str(trial.number))
-            patiently(lambda number=trial.number, facts={"owner": owner, "folder": path}: self.opened.annotate(number, **facts))
+            patiently(partial(self.opened.annotate, trial.number, owner=owner, folder=path))
             # Others may have asked at the same time. Who came first stays; a trial from the queue, whose number is old, yields.
             is_queued = "again" in trial.user_attrs
             before = [one for one in self.underway() if one.number < trial.number or (is_queued and one.number != trial.number)]
@@ -88,7 +89,7 @@ class Trials:
                 logger.info("Every combination of the %d has been tried: the study ends here.", len(tried))
                 self.is_exhausted = True
                 return None
-            patiently(lambda values=fresh: self.study.enqueue_trial(values))
+            patiently(partial(self.study.enqueue_trial, fresh))
         self.mine.add(trial.number)
         if is_queued:
             self._take_over(trial.number, trial.user_attrs["again"])
@@ -184,7 +185,7 @@ class Trials:
         before.rename(after)
         sweep.remove_job(self.folder, lost)
         for epoch, value in self.opened.trial(lost).intermediate_values.items():
-            patiently(lambda epoch=epoch, value=value: self.opened.report(number, epoch, value))
+            patiently(partial(self.opened.report, number, epoch, value))
         logger.info("Trial %d goes on as trial %d.", lost, number)
 
     def close(self, number: int, state: str, values: list[float] | None = None, **facts: Any) -> bool:
