@@ -1,4 +1,4 @@
-"""The main jobs on the simulated specimens, as a user would type them, and what was found against what was planted."""
+"""The main jobs on a simulated specimen, as a user would type them, and what was found against what was planted."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ COMMANDS = {
         "infer.py task=process run=latest",
         "analyze.py task=match run=latest",
         "analyze.py task=embed run=latest",
+        "analyze.py task=cluster run=latest",
         "analyze.py task=report run=latest",
     ),
     "partitions": (

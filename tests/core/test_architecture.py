@@ -18,7 +18,7 @@ LAYERS = (  # a file or folder imports from its own line and from those above it
     "experiment identity report sweeps tracking training training_state validation",
     "systems tasks",
     "arguments command dashboard resume",
-    "menu",
+    "entry menu",
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
 REVIEWS = ("dashboard", "menu", "report")  # they show what lies in folders
