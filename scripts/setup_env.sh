@@ -44,6 +44,6 @@ env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 "$venv/bin/python" - <<'PY'
 import requests, torch._dynamo, wandb.sdk.wandb_run
 import anndata.io, h5py, hydra.main, hypothesis, pytest, sklearn.decomposition, tifffile, torch.distributed.run, umap, wandb, zarr
 from microlatent import config, training
-for task in config.REGISTRY["task"].values():
-    task.load()
+for choice in (choice for group in config.REGISTRY.values() for choice in group.values() if choice.target):
+    choice.load()
 PY
