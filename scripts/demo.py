@@ -115,7 +115,7 @@ def report_wells(run: Path, console: Console) -> None:
 
 
 def report_partitions(run: Path, console: Console) -> None:
-    """Print how well outcomes of held-out subjects are told, and which markers changed places, beside what was planted."""
+    """Print how well outcomes of held-out subjects are told, and which markers changed their local correlation, beside what was planted."""
     prediction = pd.read_csv(run / "outcome" / "tables" / "prediction.csv")
     title = "Outcome of subjects held out (responders differ only in where their CD8 cells stand)"
     table = Table(title=title, title_justify="left")
@@ -127,7 +127,7 @@ def report_partitions(run: Path, console: Console) -> None:
         table.add_row(row.features, auc, *rest)
     console.print(table)
     markers = pd.read_csv(run / "outcome" / "tables" / "marker_differences.csv")
-    console.print("Markers by how much their standing together changes (planted: CD8 and Cytokeratins):")
+    console.print("Markers by how much their local correlation changes (planted: CD8 and Cytokeratins):")
     console.print("  " + ", ".join(markers["marker"].head(4)))
 
 
