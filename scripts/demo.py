@@ -67,7 +67,7 @@ def main() -> None:
     systems, console = list(COMMANDS) if arguments.system == "all" else [arguments.system], Console()
     minutes = sum(MINUTES[system] for system in systems)
     console.print(
-        f"The demo of {' and '.join(systems)} takes about {minutes:g} min on two cores. What it makes lies in {arguments.outputs}."
+        f"The demo of {' and '.join(systems)} takes about {minutes:g} min on two cores and writes to {arguments.outputs}."
     )
     for system in systems:
         run(system, Path(arguments.outputs), console)
@@ -115,7 +115,7 @@ def report_wells(run: Path, console: Console) -> None:
 
 
 def report_partitions(run: Path, console: Console) -> None:
-    """Print how well outcomes of held-out subjects are told, and which markers changed their local correlation, beside what was planted."""
+    """Print how well outcomes of held-out subjects are predicted, and the markers whose local correlation changes most."""
     prediction = pd.read_csv(run / "outcome" / "tables" / "prediction.csv")
     title = "Outcome of subjects held out (responders differ only in where their CD8 cells stand)"
     table = Table(title=title, title_justify="left")
