@@ -21,7 +21,7 @@ from microlatent.contract import CAPABILITIES
 from microlatent.schemas import MISSING, Settings
 from microlatent.schemas.sweeper import GridConfig, StudyConfig
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = next(path for up in (0, 2) for path in [Path(__file__).parents[up] / "conf"] if path.is_dir())  # of a wheel; of a checkout
 GROUPS = ("model", "data", "task", "trainer", "logger")
 SYSTEMS = ("wells", "partitions", "mnist", "kikuchi")  # each a folder below systems/ that registers what it has
 ENTRIES = ("train", "infer", "analyze")
