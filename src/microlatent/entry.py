@@ -66,8 +66,6 @@ def _command(entry: str, doc: str) -> None:
         config.load_plugins(plugins)
         if sweeps:
             command.log_to_console()
-            # Jobs on other machines unpickle hydra_plugins/, which stands beside the three commands.
-            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (sys.path[0], os.environ.get("PYTHONPATH"))))
             sys.argv[1:] = deferred(typed)
         hydra.main(config_path=str(config.CONF), config_name=entry, version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
