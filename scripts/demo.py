@@ -55,7 +55,7 @@ COMMANDS = {
         "analyze.py task=report run={sweep}",
     ),
 }
-MINUTES = {"wells": 2.5, "partitions": 2, "kikuchi": 3, "sweeps": 1}  # on two cores, after the first run of each command
+MINUTES = {"wells": 2.5, "partitions": 2.5, "kikuchi": 3, "sweeps": 1}  # on two cores, after the first run of each command
 
 
 def main() -> None:
