@@ -1,10 +1,11 @@
 # Targets of microlatent; `make` alone prints them. DEVICE=cuda runs the bench on a GPU.
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p xdist -n logical --maxprocesses 4
 DEVICE ?= cpu
 OUTPUTS ?= outputs
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format bench dashboard sync lock clean
+.PHONY: help setup demo test test-all lint types coverage format bench dashboard sync lock clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,19 +16,27 @@ $(VENV)/.ready: requirements/lock.txt scripts/setup_env.sh
 
 setup: $(VENV)/.ready  ## make the environment (torch in the build that fits, then the locked packages)
 
-demo: $(VENV)/.ready  ## simulate specimens, run the main jobs, compare with what was planted (SYSTEM=wells, partitions, kikuchi or sweeps)
+demo: $(VENV)/.ready  ## simulate a specimen, run the main jobs, compare with what was planted (SYSTEM=wells, another, or all)
 	@$(PYTHON) scripts/demo.py --outputs $(OUTPUTS) $(SYSTEM)
 
 test: $(VENV)/.ready  ## the fast tests
 	@scripts/setup_browser.sh $(VENV)
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.ready  ## all tests: slow ones and real data too
 	@scripts/setup_browser.sh $(VENV)
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
+	@$(PYTEST)
 
 lint: $(VENV)/.ready  ## ruff: rules and format
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.ready  ## mypy: types of the core, which pyproject.toml lists
+	@$(PYTHON) -m mypy
+
+coverage: $(VENV)/.ready  ## the fast tests again, and the lines that none of them runs
+	@$(PYTHON) -m coverage erase
+	@OMP_NUM_THREADS=1 $(PYTHON) -m coverage run -m pytest -q -m "not slow"
+	@$(PYTHON) -m coverage combine -q && $(PYTHON) -m coverage report
 
 format: $(VENV)/.ready  ## ruff: rewrite files in the house format
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
@@ -46,4 +55,4 @@ lock:  ## resolve requirements/lock.txt anew (needs uv)
 	  --no-emit-find-links --no-header --no-annotate --no-emit-package torch -o requirements/lock.txt
 
 clean:  ## remove the environment; outputs/ stays
-	@rm -rf $(VENV) .ruff_cache .pytest_cache
+	@rm -rf $(VENV) .ruff_cache .pytest_cache .mypy_cache .coverage*

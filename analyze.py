@@ -10,7 +10,7 @@ Figures and tables lie in the run's folder, under the name of the task.
 The tasks are in src/microlatent/tasks/, the statistics they use in src/microlatent/analysis/.
 """
 
-from microlatent.command import main
+from microlatent.entry import main
 
 if __name__ == "__main__":
     main("analyze", __doc__)

@@ -9,7 +9,7 @@ With run=..., the data settings are those of the run, except what is typed. Resu
 The tasks are in src/microlatent/tasks/, one file each.
 """
 
-from microlatent.command import main
+from microlatent.entry import main
 
 if __name__ == "__main__":
     main("infer", __doc__)

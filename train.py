@@ -16,7 +16,7 @@ Exit codes: 0 done, 1 some jobs of a sweep failed, 2 bad input, 75 stopped by SI
 130 Ctrl-C (saved too).
 """
 
-from microlatent.command import main
+from microlatent.entry import main
 
 if __name__ == "__main__":
     main("train", __doc__)

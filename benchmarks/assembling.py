@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import resource
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,8 @@ import numpy as np
 import psutil
 import torch
 from torch.nn.functional import interpolate
+
+from benchmarks.timing import peak_mb
 
 WINDOW = 256
 
@@ -94,11 +95,11 @@ def main() -> None:
     way, supp, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     if way == "ours":
         allocator.tune()
-    before, started = psutil.Process().memory_info().rss, time.perf_counter()
+    before, started = psutil.Process().memory_info().rss / 2**20, time.perf_counter()
     (assemble_ours if way == "ours" else assemble)(supp, out)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps([seconds, peak / 2**20, (peak - before) / 2**20]))
+    peak = peak_mb()
+    print(json.dumps([seconds, peak, peak - before]))
 
 
 if __name__ == "__main__":

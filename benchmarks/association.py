@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import sys
 import time
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.timing import alternate, in_process
+from benchmarks.timing import alternate, in_process, peak_mb
 
 METRICS = ("pearson", "spearman", "kendall", "mi", "dcorr", "hsic", "pp_spatial")
 LARGEST_CUBE = 1300  # points above which three products of n x n matrices take minutes: the time is then scaled by n^3
@@ -103,8 +101,7 @@ def scan(rows: int, columns: int, dims: int, surrogates: int, max_points: int | 
         started = time.perf_counter()
         associate(latents, target, x, y, [metric], Null(num=surrogates), max_points=max_points)
         seconds[metric] = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"seconds": seconds, "cpu_s": time.process_time() - began, "total_s": sum(seconds.values()), "peak_mb": peak / 2**20}
+    return {"seconds": seconds, "cpu_s": time.process_time() - began, "total_s": sum(seconds.values()), "peak_mb": peak_mb()}
 
 
 def main() -> None:

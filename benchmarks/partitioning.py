@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +20,7 @@ import numpy as np
 import psutil
 import tifffile
 
-from benchmarks.timing import in_process
+from benchmarks.timing import in_process, peak_mb
 
 SIZE_PX, SIDE_PX, NUM_CHANNELS = 64, 1000, 7
 NUM_FILES, IMAGES_PER_SUBJECT = 4, 10
@@ -80,15 +78,15 @@ def one(way: str, folder: Path, out: Path) -> dict[str, float]:
 
     if way == "ours":
         allocator.tune()
-    before, started = psutil.Process().memory_info().rss, time.perf_counter()
+    before, started = psutil.Process().memory_info().rss / 2**20, time.perf_counter()
     partitions = (ours if way == "ours" else theirs)(folder, out)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = peak_mb()
     return {
         "partitions": partitions,
         "seconds": seconds,
-        "peak_mb": peak / 2**20,
-        "above_imports_mb": (peak - before) / 2**20,
+        "peak_mb": peak,
+        "above_imports_mb": peak - before,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -32,6 +33,17 @@ def alternate(ways: dict[str, Callable[[], object]], rounds: int, device: str = 
 def _wait(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+
+
+def peak_mb() -> float:
+    """Return the largest memory that this process has held, in MB of 2**20 bytes.
+
+    Linux keeps two such numbers. The one of ``getrusage`` begins at the peak of the process that started this one.
+    """
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024  # kB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def spread(values: list[float] | np.ndarray, digits: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""The main jobs on the simulated specimens, as a user would type them, and what was found against what was planted."""
+"""The main jobs on a simulated specimen, as a user would type them, and what was found against what was planted."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ COMMANDS = {
         "infer.py task=process run=latest",
         "analyze.py task=match run=latest",
         "analyze.py task=embed run=latest",
+        "analyze.py task=cluster run=latest",
         "analyze.py task=report run=latest",
     ),
     "partitions": (
@@ -54,20 +55,22 @@ COMMANDS = {
         "analyze.py task=report run={sweep}",
     ),
 }
+MINUTES = {"wells": 2.5, "partitions": 2.5, "kikuchi": 3, "sweeps": 1}  # on two cores, after the first run of each command
 
 
 def main() -> None:
     """Run the commands one after the other and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outputs", default="outputs")
-    parser.add_argument("systems", nargs="*", help=f"of {', '.join(COMMANDS)}; default: all")
+    parser.add_argument("system", nargs="?", default="wells", choices=[*COMMANDS, "all"])
     arguments = parser.parse_args()
-    outputs, console = Path(arguments.outputs), Console()
-    unknown = [system for system in arguments.systems if system not in COMMANDS]
-    if unknown:
-        parser.error(f"there is no demo of {', '.join(unknown)}; known: {', '.join(COMMANDS)}")
-    for system in arguments.systems or COMMANDS:
-        run(system, outputs, console)
+    systems, console = list(COMMANDS) if arguments.system == "all" else [arguments.system], Console()
+    minutes = sum(MINUTES[system] for system in systems)
+    console.print(
+        f"The demo of {' and '.join(systems)} takes about {minutes:g} min on two cores and writes to {arguments.outputs}."
+    )
+    for system in systems:
+        run(system, Path(arguments.outputs), console)
 
 
 def run(system: str, outputs: Path, console: Console) -> None:
@@ -112,7 +115,7 @@ def report_wells(run: Path, console: Console) -> None:
 
 
 def report_partitions(run: Path, console: Console) -> None:
-    """Print how well outcomes of held-out subjects are told, and which markers changed places, beside what was planted."""
+    """Print how well outcomes of held-out subjects are predicted, and the markers whose local correlation changes most."""
     prediction = pd.read_csv(run / "outcome" / "tables" / "prediction.csv")
     title = "Outcome of subjects held out (responders differ only in where their CD8 cells stand)"
     table = Table(title=title, title_justify="left")
@@ -124,7 +127,7 @@ def report_partitions(run: Path, console: Console) -> None:
         table.add_row(row.features, auc, *rest)
     console.print(table)
     markers = pd.read_csv(run / "outcome" / "tables" / "marker_differences.csv")
-    console.print("Markers by how much their standing together changes (planted: CD8 and Cytokeratins):")
+    console.print("Markers by how much their local correlation changes (planted: CD8 and Cytokeratins):")
     console.print("  " + ", ".join(markers["marker"].head(4)))
 
 

@@ -37,14 +37,13 @@ fi
 echo "installing the locked packages"
 pip install --quiet --no-compile --require-hashes -r "$root/requirements/lock.txt"
 
-# The one place that puts src/ on the path.
-site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
-echo "$root/src" >"$site/microlatent.pth"
+# This package in place: its src/ is on the path from now on.
+pip install --quiet --no-deps --no-build-isolation --editable "$root"
 # Bytecode of what is used alone: pip would compile everything and take longer than all the rest.
 env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 "$venv/bin/python" - <<'PY'
 import requests, torch._dynamo, wandb.sdk.wandb_run
 import anndata.io, h5py, hydra.main, hypothesis, pytest, sklearn.decomposition, tifffile, torch.distributed.run, umap, wandb, zarr
 from microlatent import config, training
-for task in config.REGISTRY["task"].values():
-    task.load()
+for choice in (choice for group in config.REGISTRY.values() for choice in group.values() if choice.target):
+    choice.load()
 PY

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from microlatent.run import read_status
+from microlatent.record import Record
 from microlatent.tracking import PLACES, STAGED, has_key
 
 FAILED, BAD_INPUT = 1, 2
@@ -55,7 +55,7 @@ def main() -> None:
         sys.exit(BAD_INPUT)
     options = [word for key in ("project", "entity") if (value := getattr(arguments, key)) for word in (f"--{key}", value)]
     found, uploaded = search(outputs)
-    ready = [one for one in found if read_status(one.folder).get("state") != "running"]
+    ready = [one for one in found if Record(one.folder).state != "running"]
     for one in found:
         if one not in ready:
             print(f"still running, left alone: {one.folder}")

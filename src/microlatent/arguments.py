@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
+from typing import Any
+
+from microlatent import slurm
+from microlatent.overrides import key_of, quoted, texts, value, values
+from microlatent.record import Record, is_sweep
+from microlatent.run import find, run_name
 
 
 def completed(entry: str, arguments: list[str]) -> list[str]:
@@ -31,8 +36,11 @@ def are_of_a_sweep(arguments: list[str]) -> bool:
 
 def plugins(arguments: list[str]) -> list[str]:
     """Read plugins=[a,b] before anything is composed: what they register must be there by then."""
-    typed = next((a.split("=", 1)[1] for a in arguments if a.lstrip("+").startswith("plugins=")), "")
-    return [name.strip(" '\"") for name in typed.strip("[]").split(",") if name.strip()]
+    try:
+        names = value(texts(arguments).get("plugins", "[]"))
+    except ValueError:
+        return []  # said by Hydra
+    return [str(name) for name in names] if isinstance(names, list) else [str(names)]
 
 
 def _data_of_run(arguments: list[str]) -> list[str]:
@@ -43,45 +51,42 @@ def _data_of_run(arguments: list[str]) -> list[str]:
     ValueError
         The runs of a sweep were trained on different kinds of data.
     """
-    from microlatent import config, run
-
-    typed = {key.lstrip("+"): value for key, _, value in (argument.partition("=") for argument in arguments)}
+    typed = texts(arguments)
     if "run" not in typed or typed.keys() & {"data", "experiment"} or typed.get("task") == "report":
         return []
     try:
-        folders = [run.find(one, typed.get("outputs", "outputs"), typed.get("name")) for one in typed["run"].split(",")]
-        found = [run.read_config(folder) for folder in folders]
-        names = list(dict.fromkeys(one["data"]["name"] for one in found))
+        records = [Record(_find(one, typed)) for one in values(typed["run"])]
+        names = list(dict.fromkeys(record.get("data", "name") for record in records))
     except (ValueError, OSError):
         return []  # said again, with its reason, when the run is opened
+    if None in names:
+        return []
     if len(names) > 1:
         raise ValueError(f"run={typed['run']} names runs on different data: {', '.join(names)}. Sweep those of each kind apart.")
-    own = [] if names[0] in config.REGISTRY["data"] or "plugins" in typed else found[0]["plugins"]
-    return [f"data={names[0]}", *([f"plugins=[{','.join(own)}]"] if own else [])]
+    from microlatent import config
 
-
-def _quoted(path: str | Path) -> str:
-    """Return a path as Hydra reads it back."""
-    text = str(path)
-    return text if re.fullmatch(r"[\w./+-]+", text, re.ASCII) else "'" + text.replace("'", "\\'") + "'"
+    own = [] if names[0] in config.REGISTRY["data"] or "plugins" in typed else records[0].get("plugins") or []
+    return [f"data={names[0]}", *([f"plugins={quoted(own)}"] if own else [])]
 
 
 def _with_named_runs(arguments: list[str]) -> list[str]:
     """Return the arguments of a sweep with folders for run=latest and run=best: they must mean the same when it goes on."""
-    from microlatent import run
-    from microlatent.command import run_name
-
-    typed = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    names = typed.get("run", "").split(",")
-    if not {"latest", "best"} & set(names):
+    typed = texts(arguments)
+    try:
+        names = values(typed["run"]) if "run" in typed else []
+    except ValueError:
+        return arguments  # said by Hydra
+    if not {"latest", "best"} & set(map(str, names)):
         return arguments
-    found = {
-        one: run_name(run.find(one, typed.get("outputs", "outputs"), typed.get("name")))
-        for one in names
-        if one in ("latest", "best")
-    }
-    named = ",".join(_quoted(found[one]) if one in found else one for one in names)
-    return [f"run={named}" if argument.startswith("run=") else argument for argument in arguments]
+    named = [run_name(_find(one, typed)) if one in ("latest", "best") else one for one in names]
+    run = f"run={','.join(map(quoted, named))}"
+    return [run if key_of(argument) == "run" else argument for argument in arguments]
+
+
+def _find(name: Any, typed: dict[str, str]) -> Path:
+    """Return the folder of a run, looked for where the command will."""
+    outputs, experiment = (value(typed[key]) if key in typed else None for key in ("outputs", "name"))
+    return find(str(name), str(outputs or "outputs"), experiment and str(experiment))
 
 
 def _refuse_where_it_runs(arguments: list[str]) -> None:
@@ -92,9 +97,7 @@ def _refuse_where_it_runs(arguments: list[str]) -> None:
     ValueError
         What was typed would have no effect, or the effect of something else.
     """
-    of_sweeps = [
-        one for one in arguments if one.startswith(("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper."))
-    ]
+    of_sweeps = [one for one in arguments if key_of(one).replace("/", ".").startswith(("hydra.launcher", "hydra.sweeper"))]
     sweeps = are_of_a_sweep(arguments)
     if of_sweeps and not sweeps:
         raise ValueError(f"{of_sweeps[0]} is for sweeps, and this is one run here and now. Add -m: it may be a sweep of one job.")
@@ -113,13 +116,15 @@ def _sweep_again(entry: str, arguments: list[str]) -> list[str]:
     ValueError
         Something else was typed that would change what the sweep is.
     """
-    from microlatent import slurm
+    others = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+    try:
+        folder = Path(str(value(texts(others)["resume"])))
+    except (KeyError, ValueError):
+        return arguments  # not typed, or not readable, which Hydra says
+    if not is_sweep(folder):
+        return arguments
     from microlatent.sweeps import sweep
 
-    others = [argument for argument in arguments if argument not in ("-m", "--multirun")]
-    folder = next((Path(argument.split("=", 1)[1]) for argument in others if argument.startswith("resume=")), None)
-    if folder is None or not sweep.is_sweep(folder):
-        return arguments
     plan = sweep.read_plan(folder)
     if waiting := slurm.queued(folder):
         raise ValueError(
@@ -128,10 +133,10 @@ def _sweep_again(entry: str, arguments: list[str]) -> list[str]:
         )
     if plan.entry != entry:
         raise ValueError(f"resume={folder} is a sweep of {plan.entry}.py. Type: python {plan.entry}.py resume={folder}")
-    changes = [argument for argument in others if not argument.startswith("resume=")]
-    if refused := [argument for argument in changes if not argument.startswith(("hydra.", "hydra/launcher="))]:
+    changes = [argument for argument in others if key_of(argument) != "resume"]
+    if refused := [argument for argument in changes if not key_of(argument).startswith(("hydra.", "hydra/launcher"))]:
         raise ValueError(
             f"resume={folder} goes on with that sweep as it was asked for, so {', '.join(refused)} cannot be changed. Leave it "
             "out (hydra/launcher, hydra.sweeper.n_jobs and hydra.sweeper.n_trials may change), or start a new sweep."
         )
-    return [*plan.arguments, *changes, f"hydra.sweep.dir={_quoted(plan.folder)}", "-m"]
+    return [*plan.arguments, *changes, f"hydra.sweep.dir={quoted(plan.folder)}", "-m"]

@@ -21,7 +21,7 @@ from microlatent.contract import CAPABILITIES
 from microlatent.schemas import MISSING, Settings
 from microlatent.schemas.sweeper import GridConfig, StudyConfig
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = next(path for up in (0, 2) for path in [Path(__file__).parents[up] / "conf"] if path.is_dir())  # of a wheel; of a checkout
 GROUPS = ("model", "data", "task", "trainer", "logger")
 SYSTEMS = ("wells", "partitions", "mnist", "kikuchi")  # each a folder below systems/ that registers what it has
 ENTRIES = ("train", "infer", "analyze")
@@ -150,9 +150,8 @@ def register(
         REGISTRY[f"task/{name}"] = {}
     _store(group, name, one)
     for task, shared in REGISTRY["task"].items():  # every kind of data has those that are for all, whichever came first
-        kinds = REGISTRY.get(f"task/{task}")
-        for kind in REGISTRY["data"] if kinds is not None and shared.target else ():
-            if kind not in kinds:
+        if shared.target and (kinds := REGISTRY.get(f"task/{task}")) is not None:
+            for kind in [one for one in REGISTRY["data"] if one not in kinds]:
                 _store(f"task/{task}", kind, shared)
 
 

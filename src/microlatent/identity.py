@@ -7,6 +7,7 @@ from typing import Any
 
 from microlatent import run
 from microlatent.config import plain
+from microlatent.record import Record
 from microlatent.schemas import Settings
 from microlatent.sweeps import sweep
 
@@ -55,7 +56,7 @@ def parent_run(settings: Settings) -> dict[str, Any] | None:
         "id": id_file.read_text().strip() if id_file.is_file() else None,
         "seed": config["seed"],
         "trainer": config["trainer"],
-        "metrics": run.read_status(folder).get("metrics", {}),
+        "metrics": Record(folder).metrics,
     }
 
 

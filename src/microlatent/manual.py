@@ -7,6 +7,7 @@ import re
 from dataclasses import MISSING, fields
 
 from microlatent.config import CONF, GROUPS, REGISTRY, model_keys, nearest, tasks
+from microlatent.overrides import key_of, parse, read, texts
 from microlatent.schemas import Settings
 from microlatent.schemas.sweeper import GridConfig, StudyConfig
 
@@ -16,24 +17,24 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
     text = str(error)
     cause = str(error.__cause__ or "")
     if typed := _unreadable(overrides):
-        key, separator, value = typed.partition("=")
-        if not separator:
+        one = parse(typed)
+        if one is None or one.text is None:
             return f"{typed} is no setting. Settings are written key=value, such as seed=1."
         return (
             f"{typed} cannot be read. A value with brackets, equals signs or letters beyond a-z stands in quotes, those of the "
-            f'shell around all of it: "{key}=\'{value}\'". A list is written so: "{key}=[a,b]".'
+            f'shell around all of it: "{one.sign}{one.key}=\'{one.text}\'". A list is written so: "{one.key}=[a,b]".'
         )
     if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Error merging override '?([^'\s=]+)", text):
-        key = match.group(1).lstrip("+~")
+        key = key_of(match.group(1))
         group, _, leaf = key.partition(".")
-        typed = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
+        typed = next((o for o in overrides if key_of(o) == key), key)
         if "Error merging" in text or "could not be converted" in cause:
             reason = cause.splitlines()[0] if cause else text
             return f"{typed}: {reason}."
         if group == "model" and leaf in model_keys() and entry != "train":
             return f"{typed} has no effect here: the model comes from run=<folder of a training run>. Leave it out."
         if group in REGISTRY and leaf:
-            typed_names = dict(o.split("=", 1) for o in overrides if "=" in o)
+            typed_names = texts(overrides)
             name, data = typed_names.get(group), typed_names.get("data", "wells")
             if group == "task" and data in REGISTRY.get(f"task/{name}", ()):
                 chosen = [REGISTRY[f"task/{name}"][data]]
@@ -47,7 +48,7 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
             return f"{typed}: {group} has no setting {leaf!r}. {nearest(leaf, known)}"
         if key.startswith("hydra.sweeper."):
             of_grid, of_study = ({field.name for field in fields(one)} - {"_target_"} for one in (GridConfig, StudyConfig))
-            leaf, is_study = key.rpartition(".")[2], "hydra/sweeper=study" in overrides
+            leaf, is_study = key.rpartition(".")[2], texts(overrides).get("hydra/sweeper") == "study"
             if leaf in of_study and not is_study:
                 return f"{typed}: {leaf} is a setting of a study. Add hydra/sweeper=study, or leave it out."
             what, known = ("a study", of_study) if is_study else ("a grid", of_grid)
@@ -59,12 +60,12 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
         recipe, key, schema, full_key = match.groups()
         group = full_key.split(".")[0]
         having = [f"{group}={name}" for name, one in REGISTRY.get(group, {}).items() if key in one.settings]
-        chosen = next((o for o in overrides if o.startswith(f"{group}=")), schema)
+        chosen = next((o for o in overrides if key_of(o) == group), schema)
         return f"experiment={recipe} sets {full_key}, which {chosen} does not have. The recipe is for {', '.join(having)}."
     if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
         group, name = match.groups()
         if group.startswith("task/"):
-            taken = "" if any(o.startswith("data=") for o in overrides) else " (which stands where neither data nor run is typed)"
+            taken = "" if "data" in texts(overrides) else " (which stands where neither data nor run is typed)"
             return f"task={group.removeprefix('task/')} does not know data={name}{taken}. {nearest(name, REGISTRY[group])}"
         allowed = set(REGISTRY.get(group, {})) or {path.stem for path in (CONF / group).glob("*.yaml")}
         own = " A choice of your own needs plugins=[your.module] on the same command line."
@@ -75,13 +76,10 @@ def explain(error: Exception, overrides: list[str], entry: str) -> str:
 
 def _unreadable(overrides: list[str]) -> str | None:
     """Return the first override that is not of Hydra's grammar."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     for override in overrides:
         try:
-            OverridesParser.create().parse_override(override)
-        except HydraException:
+            read(override)
+        except ValueError:
             return override
     return None
 

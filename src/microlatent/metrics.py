@@ -122,6 +122,11 @@ def sign(column: str, monitor: str = "total") -> int:
     return -1 if direction(column, monitor) == "maximize" else 1
 
 
+def best(values: Iterable[float], column: str) -> float:
+    """Return the lowest or the highest of some values of a column, as it is better."""
+    return max(values) if direction(column) == "maximize" else min(values)
+
+
 def of_plugins() -> list[Metric]:
     """Return the metrics that plugins declared."""
     return [METRICS[name] for name in METRICS if name not in OURS]

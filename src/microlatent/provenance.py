@@ -30,6 +30,8 @@ DIFF_LIMIT = 1_000_000  # characters of the uncommitted diff that are kept
 
 
 def _git(*arguments: str) -> str | None:
+    if not (ROOT / "pyproject.toml").is_file():
+        return None  # installed as a wheel: a repository around it is another's
     try:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

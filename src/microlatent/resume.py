@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from microlatent import config, run, settling
+from microlatent import config, overrides, run, settling
 from microlatent.schemas import Settings
 from microlatent.tracking import differing_history
 
@@ -27,7 +27,7 @@ FREE = (
 ABOUT_THE_COMMAND = ("resume", "rerun", "name", "outputs", "check", "plugins", "hydra")
 
 
-def continued(cfg: Any, overrides: list[str], folder: Path) -> Settings:
+def continued(cfg: Any, typed: list[str], folder: Path) -> Settings:
     """Return an interrupted run's own settings, with those changes of the user that leave it the same experiment.
 
     Raises
@@ -36,11 +36,11 @@ def continued(cfg: Any, overrides: list[str], folder: Path) -> Settings:
         A scientific setting that the user typed differs; every difference is shown.
     """
     stored = run.read_config(folder)
-    if any(override.lstrip("+").startswith("experiment=") for override in overrides):
+    if "experiment" in overrides.texts(typed):
         raise ValueError(f"resume={folder} continues that run with its own settings. Leave experiment=... out.")
     old = config.flat(stored)
-    typed = {key: value for override in overrides for key, value in _typed(cfg, override).items()}
-    changes = {key: value for key, value in typed.items() if old.get(key) != value}
+    now = {key: value for override in typed for key, value in _typed(cfg, override).items()}
+    changes = {key: value for key, value in now.items() if old.get(key) != value}
     free = FREE if stored["trainer"]["lr_schedule"] == "constant" else FREE[1:]  # a cosine's length is part of the experiment
     refused = [f"  {key}: {old.get(key)} in the run, {value} now" for key, value in changes.items() if not key.startswith(free)]
     if refused:
@@ -61,8 +61,8 @@ def continued(cfg: Any, overrides: list[str], folder: Path) -> Settings:
 
 def _typed(cfg: Any, override: str) -> dict[str, Any]:
     """Return the settings that one override names: a key, or the name of a group's choice."""
-    key = override.lstrip("+~").split("=")[0]
-    if key.split(".")[0] in ABOUT_THE_COMMAND:
+    key = overrides.key_of(override)
+    if _is_about_the_command(override):
         return {}
     value = OmegaConf.select(cfg, key)
     if key in config.GROUPS:
@@ -70,7 +70,11 @@ def _typed(cfg: Any, override: str) -> dict[str, Any]:
     return {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value}
 
 
-def repeated(cfg: Any, overrides: list[str]) -> tuple[Path, Settings]:
+def _is_about_the_command(override: str) -> bool:
+    return overrides.key_of(override).partition(".")[0] in ABOUT_THE_COMMAND
+
+
+def repeated(cfg: Any, typed: list[str]) -> tuple[Path, Settings]:
     """Return the folder and the settings of the run that ``rerun`` names.
 
     Raises
@@ -79,7 +83,7 @@ def repeated(cfg: Any, overrides: list[str]) -> tuple[Path, Settings]:
         Something else was typed: a repeat takes everything from the run.
     """
     folder = run.find(cfg.rerun, cfg.outputs, cfg.name, "rerun")
-    others = [o for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0] not in ABOUT_THE_COMMAND]
+    others = [override for override in typed if not _is_about_the_command(override)]
     if others:
         raise ValueError(
             f"rerun={folder} repeats that run with its own settings, so {', '.join(others)} has no effect. Leave it out, or "

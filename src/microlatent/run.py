@@ -4,24 +4,29 @@
 
     outputs/<experiment>/<yyyymmdd-hhmmss>/
       config.yaml  provenance.json  status.json  .hydra/overrides.yaml  log.txt
-      checkpoints/  history.csv  metrics.csv  figures/  tables/
+      checkpoints/  history.csv  summary.csv  figures/  tables/
       process/  match/  embed/  ...    what tasks made from this run, each a folder of the same kind
 """
 
 from __future__ import annotations
 
 import json
+import math
 import socket
 import time
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from microlatent import slurm
 from microlatent.files import create_text, write_json, write_text
+from microlatent.metrics import SCORE, sign
+from microlatent.record import Record
+
+ALWAYS_THERE = ("seed", "plugins", "model", "data", "task", "trainer", "logger")  # in config.yaml, whichever version wrote it
 
 
 class RunFolder:
@@ -60,7 +65,7 @@ class RunFolder:
         ValueError
             Another process is writing it now.
         """
-        if read_status(path).get("state") == "running":
+        if Record(path).state == "running":
             raise ValueError(f"{path} is being written by another process. Wait for it, or stop it.")
         path.mkdir(parents=True, exist_ok=True)
         for name in ("status.json", "log.txt"):  # what an earlier one said would stand beside what this one says
@@ -83,9 +88,11 @@ class RunFolder:
 
 def _status(state: str, old: dict[str, Any]) -> dict[str, Any]:
     """Return the status of a run that this process works on, from what it was before."""
+    import psutil
+
     process, now = psutil.Process(), datetime.now().astimezone()
     seconds = old.get("seconds", 0.0)
-    if old.get("state") == "running" and old.get("pid") == process.pid:  # or nobody worked since
+    if old.get("state") == "running" and old.get("pid") == process.pid and "updated" in old:  # or nobody worked since
         seconds += (now - datetime.fromisoformat(old["updated"])).total_seconds()
     return {
         "state": state,
@@ -102,39 +109,27 @@ def _status(state: str, old: dict[str, Any]) -> dict[str, Any]:
 
 def read_status(path: Path) -> dict[str, Any]:
     """Return a run's status; a run that says running but whose process is gone on this host is ``lost``."""
-    try:
-        status = json.loads((path / "status.json").read_text())
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError):
-        status = None
-    if not isinstance(status, dict):  # cut short, or not as a run wrote it
-        return {"state": "lost", "reason": "status.json cannot be read"}
-    if status.get("state") == "running" and slurm.is_gone(status):
-        reason = f"its SLURM job {status['slurm_job']} ended without a word (killed, out of memory, or its node failed)"
-        return status | {"state": "lost", "reason": reason}
-    if status.get("state") == "running" and status.get("host") == socket.gethostname():
-        try:
-            alive = abs(psutil.Process(status["pid"]).create_time() - status["process_started"]) < 1.0
-        except psutil.NoSuchProcess:
-            alive = False
-        if not alive:
-            status |= {"state": "lost", "reason": "its process ended without a word (killed, or the machine stopped)"}
-    return status
+    return Record(path).status
 
 
 def can_continue(path: Path) -> bool:
     """Return whether a training run that ended before its time has left a checkpoint to go on from."""
-    ended = read_status(path).get("state") in ("interrupted", "lost")
+    ended = Record(path).state in ("interrupted", "lost")
     return ended and (path / "checkpoints" / "last.ckpt").is_file() and (path / "config.yaml").is_file()
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """Return a run's provenance; empty where it has none."""
-    try:
-        return json.loads((path / "provenance.json").read_text())
-    except FileNotFoundError:
-        return {}
+    """Return a run's provenance; empty where it has none.
+
+    Raises
+    ------
+    ValueError
+        It is damaged.
+    """
+    record = Record(path)
+    provenance = record.provenance
+    _refuse_damage(record, "provenance.json")
+    return provenance
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -144,23 +139,38 @@ def read_config(path: Path) -> dict[str, Any]:
     ------
     FileNotFoundError
         The folder is no run folder.
+    ValueError
+        It is damaged.
     """
-    try:
-        return yaml.safe_load((path / "config.yaml").read_text())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path} is no run folder: it has no config.yaml. Name a folder under outputs/, or latest."
-        ) from error
+    if not (path / "config.yaml").is_file():
+        raise FileNotFoundError(_no_run(path))
+    record = Record(path)
+    config = record.config
+    _refuse_damage(record, "config.yaml", [key for key in ALWAYS_THERE if key not in config])
+    return config
+
+
+def _no_run(path: Path) -> str:
+    return f"{path} is no run folder: it has no config.yaml. Name a folder under outputs/, or latest."
+
+
+def _refuse_damage(record: Record, name: str, missing: Iterable[str] = ()) -> None:
+    problem = record.problem(name) or (f"it lacks {', '.join(missing)}" if missing else None)
+    if problem:
+        raise ValueError(
+            f"{record.path / name} cannot be read: {problem}. It must be as the run wrote it. Bring it back from a copy, or name "
+            "another run."
+        )
 
 
 def training_runs(outputs: Path, mark: str = "checkpoints/last.ckpt") -> list[Path]:
     """Every training run below a folder that has left a certain file, oldest first."""
     found = [outputs / path.relative_to(outputs).as_posix().removesuffix(f"/{mark}") for path in outputs.glob(f"**/{mark}")]
-    return sorted(found, key=lambda path: read_status(path).get("started", ""))
+    return sorted(found, key=lambda path: Record(path).status.get("started", ""))
 
 
 def find(spec: str, outputs: str, name: str | None = None, key: str = "run") -> Path:
-    """Find a training run: a folder, ``latest``, or ``best`` (lowest monitored validation loss).
+    """Find a training run: a folder, ``latest``, or ``best`` (by what was monitored).
 
     Raises
     ------
@@ -174,7 +184,8 @@ def find(spec: str, outputs: str, name: str | None = None, key: str = "run") -> 
             raise FileNotFoundError(
                 f"{key}={spec}: there is no such folder. " + (f"Recent runs: {', '.join(known)}" if known else "")
             )
-        read_config(path)
+        if not (path / "config.yaml").is_file():
+            raise FileNotFoundError(_no_run(path))
         return path
     root = Path(outputs) / name if name else Path(outputs)
     # To go on, the newest run counts even if it died before its first checkpoint: an older one would be a surprise.
@@ -185,22 +196,13 @@ def find(spec: str, outputs: str, name: str | None = None, key: str = "run") -> 
         )
     if spec == "latest":
         return runs[-1].absolute()
-    scores = {path: _score(path) for path in runs}
-    scored = {path: score for path, score in scores.items() if score is not None}
+    costs = {}
+    for record in map(Record, runs):
+        costs[record.path] = record.metrics.get(SCORE, math.nan) * sign(SCORE, str(record.get("trainer", "monitor") or "total"))
+    scored = {path: cost for path, cost in costs.items() if not math.isnan(cost)}
     if not scored:
-        raise FileNotFoundError(f"{key}=best: no run below {root} has a metrics.csv yet. Use {key}=latest.")
+        raise FileNotFoundError(f"{key}=best: no run below {root} has a best score yet. Use {key}=latest.")
     return min(scored, key=lambda path: scored[path]).absolute()
-
-
-def _score(path: Path) -> float | None:
-    import csv
-
-    try:
-        with open(path / "metrics.csv") as file:
-            values = {row["metric"]: float(row["value"]) for row in csv.DictReader(file)}
-    except FileNotFoundError:
-        return None
-    return values.get("best_score")
 
 
 def set_aside(path: Path) -> Path | None:
@@ -213,11 +215,19 @@ def set_aside(path: Path) -> Path | None:
     """
     if not path.exists():
         return None
-    if read_status(path).get("state") == "running":
+    if Record(path).state == "running":
         raise ValueError(f"{path} is being written by another process. Wait for it, or stop it.")
-    started = read_status(path).get("started", time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(path.stat().st_mtime)))
+    started = Record(path).status.get("started", time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(path.stat().st_mtime)))
     stamp = "".join(c for c in started[:19] if c.isdigit())
     return path.rename(free_name(path.with_name(f"{path.name}-{stamp[:8]}-{stamp[8:]}")))
+
+
+def run_name(path: Path) -> str:
+    """Return a run's folder as a user would type it."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def free_name(path: Path) -> Path:

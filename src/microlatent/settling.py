@@ -13,10 +13,51 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from microlatent import contract
-from microlatent.config import CONF, GROUPS, REGISTRY, SYSTEMS, Choice, build, choice, model_keys, nearest, task_choice, tasks
+from microlatent.config import (
+    CONF,
+    GROUPS,
+    REGISTRY,
+    SYSTEMS,
+    Choice,
+    build,
+    choice,
+    load_plugins,
+    model_keys,
+    nearest,
+    task_choice,
+    tasks,
+)
+from microlatent.overrides import texts
+from microlatent.record import is_sweep
+from microlatent.run import find, read_config
 from microlatent.schemas import Settings
 
 logger = logging.getLogger(__name__)
+
+
+def settled(entry: str, cfg: Any, overrides: list[str]) -> Settings:
+    """Return the checked settings of a composed configuration, with the data of the run that it stands on.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        A key, a value or a combination makes no sense, or there is no such run.
+    """
+    check_origin(cfg, entry)
+    run_config = None
+    if cfg.run and choice("task", cfg.task.name).reviews:
+        folder = Path(cfg.run).absolute()
+        cfg.run = str(folder if is_sweep(folder) else find(cfg.run, cfg.outputs, cfg.name))
+    elif cfg.run:
+        cfg.run = str(find(cfg.run, cfg.outputs, cfg.name))
+        run_config = read_config(Path(cfg.run))
+        load_plugins(run_config["plugins"])
+        cfg = with_run_data(cfg, overrides, run_config)
+    container: Any = OmegaConf.to_container(cfg, resolve=True)
+    settings = settle(container, entry, overrides)
+    if run_config:
+        refuse_incapable(settings, run_config)
+    return settings
 
 
 def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[str, ...] = ()) -> Settings:
@@ -36,7 +77,7 @@ def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[s
     for key in container:
         if key not in known:
             raise ValueError(f"{key} is no setting. {nearest(key, known)}")
-    if entry != "train" and not any(override.lstrip("+~").startswith("model=") for override in overrides):
+    if entry != "train" and "model" not in texts(overrides):
         for key in container.get("model") or {}:
             if key not in model_keys():
                 raise ValueError(f"model.{key} is no setting of any model. {nearest(key, model_keys())}")
@@ -62,11 +103,11 @@ def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[s
 
 def prefer_typed(container: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> None:
     """Let the values of a choice that was typed win over those of the experiment: ``trainer=smoke`` is short in every recipe."""
-    typed = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    typed = texts(overrides)
     for group in GROUPS:
         path = CONF / group / f"{typed.get(group)}.yaml"
         if group in typed and path.is_file() and container.get(group):
-            values = OmegaConf.to_container(OmegaConf.load(path))
+            values: Any = OmegaConf.to_container(OmegaConf.load(path))
             for key in [key for key in values if key != "defaults" and f"{group}.{key}" not in typed]:
                 if container[group][key] != values[key] and key != "name":
                     logger.info("%s=%s sets %s.%s=%s.", group, typed[group], group, key, values[key])
@@ -157,7 +198,7 @@ def refuse_incapable(settings: Settings, run_config: dict[str, Any]) -> None:
     """
     task, model = task_choice(settings.task.name, settings.data.name), (run_config.get("model") or {}).get("name")
     reads_table = "latents" in task.settings
-    if reads_table and (settings.task.latents is not None or (Path(settings.run) / "process" / "latents.h5ad").is_file()):
+    if reads_table and (settings.task.latents is not None or (Path(str(settings.run)) / "process" / "latents.h5ad").is_file()):
         return
     if not task.wants or model not in REGISTRY["model"]:  # which is said where the model is loaded
         return
@@ -177,7 +218,7 @@ def refuse_incapable(settings: Settings, run_config: dict[str, Any]) -> None:
 def with_run_data(cfg: DictConfig, overrides: list[str], run_config: dict[str, Any]) -> DictConfig:
     """Take the data settings of a trained run, except those that the user typed."""
     cfg = cfg.copy()
-    typed = {override.lstrip("+~").split("=")[0]: override for override in overrides}
+    typed = texts(overrides)
     same = cfg.data is not None and cfg.data.get("name") == run_config["data"]["name"]
     if "data" in typed and not same:
         return cfg  # the user names another kind of data: channels and shape are checked when it is opened

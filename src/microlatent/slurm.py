@@ -32,7 +32,7 @@ def is_gone(status: dict[str, Any]) -> bool:
         return False
     this = here()
     if status["slurm_job"] == this.get("slurm_job"):
-        return status["slurm_restarts"] < this["slurm_restarts"]  # SLURM runs one life of a job at a time
+        return status.get("slurm_restarts", 0) < this["slurm_restarts"]  # SLURM runs one life of a job at a time
     waiting = _queue(int(time.monotonic() / ASK_EVERY_S))
     return waiting is not None and status["slurm_job"] not in waiting
 

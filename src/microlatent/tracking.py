@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from microlatent.identity import artifact_name, identity
-from microlatent.run import read_status
+from microlatent.record import Record
 from microlatent.schemas import LoggerConfig, Settings
 
 logger = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class Tracker(NullTracker):
     def close(self) -> None:
         """End the run as its status says, and wait for its files."""
         if self.run is not None:
-            state = read_status(self.folder).get("state")
+            state = Record(self.folder).state
             self.summarise({"state": state})
             self.run.finish(exit_code=int(state in ("failed", "interrupted")))
             self.run = None

@@ -11,7 +11,7 @@ from microlatent import run
 from microlatent.command import _claim as _claim_of_command
 from microlatent.command import carry_out
 from microlatent.files import atomic, write_text
-from microlatent.sweeps import sweep
+from microlatent.sweeps import index, sweep
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
@@ -158,7 +158,7 @@ def test_failed_repeat_leaves_the_good_result_in_its_place(compose, stores_folde
     sweep.Plan(job.parent, "infer", [], {0: [f"run={trained}", "data.sites=[typo]"]}).write()
     with pytest.raises(ValueError, match="typo"):
         carry_out(compose("infer", "task=process", f"run={trained}", "data.sites=[typo]", *common), [], sweep_job=job)
-    assert sweep.index(job.parent)[["state", "error"]].values.tolist()[0][0] == "failed", "the good result is not this job's"
+    assert index.read(job.parent)[["state", "error"]].values.tolist()[0][0] == "failed", "the good result is not this job's"
 
 
 def test_full_disk_is_said_in_words_and_old_checkpoint_stays(monkeypatch, tmp_path, capsys):
@@ -166,7 +166,7 @@ def test_full_disk_is_said_in_words_and_old_checkpoint_stays(monkeypatch, tmp_pa
 
     import torch
 
-    from microlatent import checkpoint, command
+    from microlatent import checkpoint, entry
 
     path = tmp_path / "last.ckpt"
     checkpoint.save(path, {"model": {"w": torch.ones(3)}})
@@ -178,7 +178,7 @@ def test_full_disk_is_said_in_words_and_old_checkpoint_stays(monkeypatch, tmp_pa
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left") as error:
         checkpoint.save(path, {"model": {"w": torch.zeros(3)}})
-    assert command._say(error.value, debugging=False) == 2
+    assert entry._say(error.value, debugging=False) == 2
     assert "The disk is full" in capsys.readouterr().err
     assert checkpoint.load(path)["model"]["w"].sum() == 3
     assert os.listdir(tmp_path) == ["last.ckpt"]

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from microlatent.dashboard.__main__ import start
-from microlatent.dashboard.server import stamp
+from microlatent.dashboard.reports import stamp
 from tests.conftest import ROOT
 
 TRAIN = {
@@ -149,6 +149,7 @@ def test_run_whose_process_is_gone_is_lost_and_a_damaged_one_hides_no_other(serv
         ("0/status.json", '{"state": "completed", "epoch": 1' + "0" * 400 + "}"),
         ("0/status.json", '{"state": "completed", "started": "9999-12-31T23:59:59"}'),
         ("0/config.yaml", "task:\n  name: train\nmodel:\n  name: [a]\n"),
+        ("0/config.yaml", "task:\n  name: train\n  name: " + "[" * 100_000 + "\n"),  # deeper than the stack of YAML's reader in C
         ("0/job.json", "{"),
         ("sweep.yaml", ""),
         ("sweep.yaml", "{entry: train, arguments: [], jobs: {0: [seed=1]}, study: [1], created: 2026-03-01}"),
@@ -159,7 +160,7 @@ def test_no_damage_in_a_sweep_takes_the_list_away(serve, outputs, name, text):
     (outputs / "sweeps" / "20260301-130000" / name).write_text(text)
     rows = listed(serve)["rows"]
     assert rows["wells-demo/20260301-100000"]["state"] == "completed"
-    assert rows["sweeps/20260301-130000"]["state"] == ("lost" if name == "sweep.yaml" or "[[" in text else "pending")
+    assert rows["sweeps/20260301-130000"]["state"] == ("lost" if name == "sweep.yaml" or text.startswith("[") else "pending")
     assert ask(serve, "/folder/sweeps/20260301-130000/0")[0].status == 200
 
 

@@ -379,9 +379,9 @@ def test_every_scan_of_a_file_has_its_own_truth(tmp_path):
 @pytest.mark.parametrize(("shape", "keys"), [((3, 600, 160, 160), {}), ((3, 600, 160, 160), {"bin": 4}), ((20, 40, 60, 60), {})])
 def test_memory_is_at_most_twice_what_was_said_and_at_least_half(shape, keys, neighbours):
     measure = f"""
-import resource
 import numpy as np
 import torch
+from benchmarks.timing import peak_mb
 from tests.kikuchi.test_patterns import FakeScan, config
 from microlatent.systems.kikuchi.patterns import Preprocessing
 
@@ -393,7 +393,7 @@ torch.set_num_threads(1)
 steps = Preprocessing(Endless(np.broadcast_to(np.uint8(0), {shape})), config(**{keys}))
 for _ in steps.blocks() if {neighbours} else steps.image_qualities():
     pass
-print(steps.memory_mb({neighbours}), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+print(steps.memory_mb({neighbours}), peak_mb() * 2**20 / 1e6)
 """
     done = subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True)
     said, needed = map(float, done.stdout.split())

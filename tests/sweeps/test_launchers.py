@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from microlatent import run, signals, slurm
-from microlatent.sweeps import sweep
+from microlatent.sweeps import index
 from microlatent.tracking import differing_history
 from tests.conftest import ROOT
 from tests.core.test_training import SMALL
@@ -184,7 +184,7 @@ def test_submitit_local_never_runs_more_jobs_than_asked_for(begin):
     sweep_of_three, folder = begin("hydra/launcher=submitit_local", "hydra.sweeper.n_jobs=2", "seed=1,2,3", "trainer.epochs=5")
     assert sweep_of_three.wait(timeout=300) == 0, said(folder)
     assert at_once(folder) == 2
-    assert list(sweep.index(folder)["state"]) == ["completed"] * 3
+    assert list(index.read(folder)["state"]) == ["completed"] * 3
 
 
 @pytest.mark.slow

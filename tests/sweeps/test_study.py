@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 
 from microlatent import config, manual, run
 from microlatent.schemas.sweeper import StudyConfig
-from microlatent.sweeps import pruning, recipe, search, search_space, study, sweep
+from microlatent.sweeps import index, pruning, recipe, search, search_space, study, sweep
 from microlatent.sweeps.launching import Finished
 from microlatent.sweeps.trials import Trials
 from tests.conftest import ROOT
@@ -216,9 +216,9 @@ def test_trial_that_never_began_leaves_no_pending_row(trials, described):
         os.kill(os.getpid(), signal.SIGKILL)
 
     in_processes(dies_before_its_run)
-    assert list(sweep.index(described.folder)["state"]) == ["pending"]
+    assert list(index.read(described.folder)["state"]) == ["pending"]
     assert trials().ask()[0] == 1, "its values are tried again"
-    assert len(sweep.index(described.folder)) == 0
+    assert len(index.read(described.folder)) == 0
 
 
 def test_interrupted_trial_goes_on_under_its_new_number(trials):
@@ -374,7 +374,7 @@ def only_study(folder: Path) -> Path:
 def test_study_prunes_real_trainings_and_its_best_composes(command, compose, stores_folder):
     done = command("train", *small_study(stores_folder, "n_trials=2"), "trainer.epochs=2")
     assert "2 of 2 trials (1 complete, 1 pruned)" in done.stdout
-    table = pd.read_csv(only_study(command.folder) / sweep.INDEX)
+    table = pd.read_csv(only_study(command.folder) / index.INDEX)
     assert list(table["state"]) == ["completed", "pruned"]
     assert {"seed", "best_score"} <= set(table)
     pruned, whole = (only_study(command.folder) / str(number) for number in (1, 0))
@@ -391,8 +391,8 @@ def test_study_goes_on_to_a_higher_total_and_its_best_is_trained_again(command, 
     folder = only_study(command.folder)
     done = command("train", f"resume={folder}", "hydra.sweeper.n_trials=4")
     assert "2 of 4 trials are finished" in done.stderr
-    assert len(pd.read_csv(folder / sweep.INDEX)) == 4
-    best = pd.read_csv(folder / sweep.INDEX)["best_score"].min()
+    assert len(pd.read_csv(folder / index.INDEX)) == 4
+    best = pd.read_csv(folder / index.INDEX)["best_score"].min()
     command("train", "--config-dir", str(folder), "experiment=best", "name=again")
     (again,) = run.training_runs(command.folder / "outputs" / "again")
     assert run.read_status(again)["metrics"]["best_score"] == best
@@ -407,7 +407,7 @@ def test_two_objectives_in_a_database_leave_a_recipe_for_every_trade(command, co
     done = command("train", *small, *values)
     assert "Optuna cannot prune a study of several objectives" in done.stderr
     assert "4 of 4 trials (4 complete)" in done.stdout
-    table = pd.read_csv(only_study(command.folder) / sweep.INDEX)
+    table = pd.read_csv(only_study(command.folder) / index.INDEX)
     recipes = sorted((only_study(command.folder) / "experiment").iterdir())
     assert recipes
     for path in recipes:
@@ -423,7 +423,7 @@ def test_failed_trials_are_tolerated_up_to_a_limit(command, stores_folder):
     assert done.returncode == 2
     assert "2 trials failed, more than hydra.sweeper.max_failures=1" in done.stderr
     assert "data.wells names ['ZZ']" in done.stderr
-    assert list(pd.read_csv(only_study(command.folder) / sweep.INDEX)["state"]) == ["failed", "failed"]
+    assert list(pd.read_csv(only_study(command.folder) / index.INDEX)["state"]) == ["failed", "failed"]
 
 
 @pytest.fixture
@@ -463,7 +463,7 @@ def test_killed_study_goes_on_and_loses_at_most_the_trial_in_flight(begin, store
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
     assert "2 of 2 trials (2 complete, 1 interrupted)" in output
-    table = pd.read_csv(folder / sweep.INDEX)
+    table = pd.read_csv(folder / index.INDEX)
     assert list(table["job"]) == [0, 2], "trial 1 has got another number"
     assert list(table["state"]) == ["completed"] * 2
     for number in table["job"]:

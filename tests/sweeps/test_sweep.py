@@ -18,8 +18,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from microlatent import run
 from microlatent.arguments import completed
 from microlatent.files import write_text
-from microlatent.sweeps import launching, sweep
-from microlatent.sweeps.sweeper import deferred, grid, run_missing, split
+from microlatent.sweeps import index, launching, sweep
+from microlatent.sweeps.running import run_missing
+from microlatent.sweeps.sweeper import deferred, grid, split
 from microlatent.tracking import differing_history
 from tests.conftest import ROOT
 from tests.core.test_training import SMALL
@@ -76,7 +77,7 @@ def swept(without_figures, stores_folder, tmp_path_factory):
 
 def test_jobs_of_a_sweep_are_runs_and_the_index_says_how_each_ended(swept):
     folder, _ = swept
-    table = pd.read_csv(only_sweep(folder) / sweep.INDEX)
+    table = pd.read_csv(only_sweep(folder) / index.INDEX)
     assert list(table["model"]) == ["vqvae_z16", "vqvae_z16", "vae_gauss", "vae_gauss"]
     assert list(table["state"]) == ["completed", "failed"] * 2
     for row in table[table["state"] == "completed"].itertuples():
@@ -94,7 +95,7 @@ def test_failed_jobs_are_listed_at_the_end_and_in_the_exit_code(swept):
     assert done.returncode == 1
     assert "2 of 4 jobs did not finish" in done.stderr
     assert "job 1 (failed): FileNotFoundError: data.wells names ['ZZ']" in done.stderr
-    errors = pd.read_csv(only_sweep(folder) / sweep.INDEX).set_index("state")["error"]
+    errors = pd.read_csv(only_sweep(folder) / index.INDEX).set_index("state")["error"]
     assert errors["failed"].str.contains("data.wells names").all()
     assert errors["completed"].isna().all()
 
@@ -118,7 +119,7 @@ def test_going_on_runs_what_is_missing_and_nothing_twice(swept, command, stores_
     done = command("train", f"resume={path}")
     assert "2 of 3 jobs are done; 1 are to run" in done.stderr
     assert {number: run.read_status(path / number)["updated"] for number in before} == before
-    assert list(pd.read_csv(path / sweep.INDEX)["state"]) == ["completed"] * 3
+    assert list(pd.read_csv(path / index.INDEX)["state"]) == ["completed"] * 3
     assert run.read_status(path / "1-failed")["state"] == "failed"
 
 
@@ -221,12 +222,12 @@ def test_sweep_of_one_run_keeps_every_result(command, stores_folder):
     assert not (command.folder / "outputs" / "sweeps").exists()
     command("analyze", *twice)
     path = only_sweep(command.folder)
-    table = pd.read_csv(path / sweep.INDEX)
+    table = pd.read_csv(path / index.INDEX)
     assert list(table["components"]) == [2, 3]
     assert all((path / str(number) / "latents.h5ad").is_file() for number in table["job"])
     assert "latest" not in " ".join(sweep.read_plan(path).arguments), "another run may be the latest when it goes on"
     command("analyze", "-m", "task=report", f"run={path / '0'},{path}", "hydra.sweep.dir=reports")
-    assert list(sweep.index(command.folder / "reports")["state"]) == ["completed"] * 2
+    assert list(index.read(command.folder / "reports")["state"]) == ["completed"] * 2
 
 
 def test_index_is_true_while_jobs_run_and_after_they_are_gone(tmp_path):
@@ -234,10 +235,10 @@ def test_index_is_true_while_jobs_run_and_after_they_are_gone(tmp_path):
     plan.write()
     run.RunFolder(tmp_path / "1").path.mkdir()
     run.RunFolder(tmp_path / "1").set("running")
-    assert list(sweep.index(tmp_path)["state"]) == ["pending", "running", "pending"]
+    assert list(index.read(tmp_path)["state"]) == ["pending", "running", "pending"]
     status = json.loads((tmp_path / "1" / "status.json").read_text())
     (tmp_path / "1" / "status.json").write_text(json.dumps(status | {"process_started": 1.0}))  # another process of that number
-    assert list(sweep.index(tmp_path)["state"]) == ["pending", "lost", "pending"]
+    assert list(index.read(tmp_path)["state"]) == ["pending", "lost", "pending"]
 
 
 class Talkative:
@@ -266,7 +267,7 @@ def test_job_with_much_to_say_ends_and_one_that_dies_is_told_apart(tmp_path):
 @pytest.mark.parametrize("damage", [{"jobs": [1]}, {"jobs": {"a": "b"}}, {"study": "x"}, {"arguments": None}, {"unknown": 1}])
 def test_damaged_plan_is_named(tmp_path, damage):
     plan = {"entry": "train", "arguments": [], "jobs": {0: ["seed=1"]}} | damage
-    (tmp_path / sweep.PLAN).write_text(yaml.safe_dump(plan))
+    (tmp_path / sweep.SWEEP).write_text(yaml.safe_dump(plan))
     with pytest.raises(ValueError, match=r"sweep.yaml (is damaged|cannot be read)"):
         sweep.read_plan(tmp_path)
 
@@ -304,7 +305,7 @@ def test_two_processes_on_one_sweep_run_every_job_once(tmp_path):
         process.join(60)
         assert process.exitcode == 0
     assert sorted((tmp_path / "ran.txt").read_text().split()) == ["0", "1", "2", "3"]
-    assert list(sweep.index(tmp_path)["state"]) == ["completed"] * 4
+    assert list(index.read(tmp_path)["state"]) == ["completed"] * 4
     assert not list(tmp_path.glob("*_2"))
 
 
@@ -313,7 +314,7 @@ def test_job_whose_claim_was_cut_short_begins_anew(tmp_path):
     sweep.Plan(tmp_path, "train", [], {0: []}).write()
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "status.json").touch()
-    assert list(sweep.index(tmp_path)["state"]) == ["lost"]
+    assert list(index.read(tmp_path)["state"]) == ["lost"]
     sweep.clear(tmp_path / "0")
     assert run.RunFolder.claim(tmp_path / "0", exactly=True).path == tmp_path / "0"
 
@@ -329,8 +330,8 @@ def test_results_below_a_run_are_found_when_the_outputs_were_moved(tmp_path):
 
 def test_jobs_go_on_when_their_index_cannot_be_written(tmp_path, monkeypatch, caplog):
     sweep.Plan(tmp_path, "train", [], {0: []}).write()
-    monkeypatch.setattr(sweep, "write_csv", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    sweep.write_index(tmp_path)
+    monkeypatch.setattr(index, "write_csv", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    index.write(tmp_path)
     assert "could not be written ([Errno 28] No space left on device)" in caplog.text
 
 
@@ -380,14 +381,14 @@ def test_stopped_sweep_saves_its_job_and_goes_on_from_there(begin, stores_folder
     assert code == {signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}[how]
     path = only_sweep(tmp_path)
     deadline = time.time() + 60  # a killed sweep's job is told by the system, saves, and writes the index
-    while list(pd.read_csv(path / sweep.INDEX)["state"]) != ["interrupted", "pending"] and time.time() < deadline:
+    while list(pd.read_csv(path / index.INDEX)["state"]) != ["interrupted", "pending"] and time.time() < deadline:
         time.sleep(0.05)
-    assert list(sweep.index(path)["state"]) == ["interrupted", "pending"]
-    assert list(pd.read_csv(path / sweep.INDEX)["state"]) == ["interrupted", "pending"]
+    assert list(index.read(path)["state"]) == ["interrupted", "pending"]
+    assert list(pd.read_csv(path / index.INDEX)["state"]) == ["interrupted", "pending"]
 
     done = begin(f"resume={path}")
     assert done.wait(240) == 0, (tmp_path / "said.txt").read_text()
-    assert list(sweep.index(path)["state"]) == ["completed"] * 2
+    assert list(index.read(path)["state"]) == ["completed"] * 2
     assert differing_history(uninterrupted, path / "0" / "history.csv") is None
 
 
@@ -399,7 +400,7 @@ def test_killed_job_is_lost_alone_and_is_continued(begin, stores_folder, tmp_pat
     os.kill(run.read_status(path / "0")["pid"], signal.SIGKILL)
     assert process.wait(240) == 1
     assert "job 0 (lost): its process was killed (SIGKILL)" in (tmp_path / "said.txt").read_text()
-    assert list(sweep.index(path)["state"]) == ["lost", "completed"]
+    assert list(index.read(path)["state"]) == ["lost", "completed"]
     again = begin(f"resume={path}")
     assert again.wait(240) == 0, (tmp_path / "said.txt").read_text()
     assert len(pd.read_csv(path / "0" / "history.csv")) == 40

@@ -18,23 +18,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from microlatent import run
+from microlatent.metrics import best
+from microlatent.record import DAMAGE, SET_ASIDE, STATUS, SWEEP, UNREADABLE, Record, load_yaml
 from microlatent.sweeps import sweep
 
 DATA = ("stores", "specimens")  # folders of outputs/ that hold no runs, but may hold very many files
 DEEPEST = 8  # folders below outputs/: an experiment's name may hold slashes
 SETTLED_NS = 2_000_000_000  # a folder that changed just now may change again within the clock's resolution
-OLDER_RESULT = re.compile(r"-\d{8}-\d{6}(_\d+)?$")  # process-20261120-173127, set aside when process/ was made again
-# What files raise that a run left half-written, or that somebody else wrote.
-DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, yaml.YAMLError)
 ORDER = ("running", "failed", "lost", "interrupted", "pending")  # the state of a sweep is the first that any of its jobs has
 WANTED = re.compile(r"^(?:(?:model|data|task|trainer|logger):|  (?:name|epochs|monitor): ).*\n", re.MULTILINE)  # of config.yaml
 NO_FACTS = {"task": None, "model": None, "data": None, "total": None, "monitor": None}
 NO_STATE = {"state": "lost", "started": None, "updated": None, "seconds": None, "score": None, "done": None, "reason": ""}
-UNREADABLE = NO_STATE | {"reason": "status.json cannot be read"}
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # six times as fast, where PyYAML was built with it
+NO_STATUS = NO_STATE | UNREADABLE
 
 
 class Listing(NamedTuple):
@@ -123,13 +118,13 @@ class Inventory:
                     if entry.is_dir(follow_symlinks=False):
                         if is_shown(entry.name) and not entry.name.endswith(".zarr"):
                             folders.append(entry.name)
-                    elif entry.name in ("status.json", sweep.PLAN) and entry.is_file():
+                    elif entry.name in (STATUS, SWEEP) and entry.is_file():
                         names.add(entry.name)
         except OSError:
             self._listings.pop(path, None)
             return None
         is_settled = time.time_ns() - mtime_ns > SETTLED_NS
-        listing = Listing(mtime_ns, is_settled, sorted(folders), "status.json" in names, sweep.PLAN in names)
+        listing = Listing(mtime_ns, is_settled, sorted(folders), STATUS in names, SWEEP in names)
         self._listings[path] = listing
         return listing
 
@@ -152,11 +147,10 @@ class Inventory:
 
     def _state(self, path: str) -> dict[str, Any]:
         """Return a run's state; that of a running one is read anew each time."""
-        state = self._cached(f"{path}/status.json", read_state, UNREADABLE)
-        if state["state"] == "running":
-            self._files.pop(f"{path}/status.json")
-            state = self._cached(f"{path}/status.json", read_state, UNREADABLE)
-        return state
+        file = f"{path}/{STATUS}"
+        if (known := self._files.get(file)) and known.value["state"] == "running":
+            del self._files[file]
+        return self._cached(file, read_state, NO_STATUS)
 
     def _unread(self, path: str, kind: str) -> dict[str, Any]:
         """Return the row of what has no files yet, or damaged ones."""
@@ -177,16 +171,16 @@ class Inventory:
         """Return what tasks made from a run, in the order in which they began."""
         steps = []
         for name in listing.folders:
-            below = None if OLDER_RESULT.search(name) else self._list(f"{path}/{name}")
+            below = None if SET_ASIDE.search(name) else self._list(f"{path}/{name}")
             if below and below.is_run:
                 steps.append({"name": name, **self._state(f"{path}/{name}")})
         return sorted(steps, key=lambda step: step["started"] or 0)
 
     def _sweep(self, path: str) -> list[dict[str, Any]]:
         """Return the rows of a sweep and of its jobs, those without a folder too."""
-        plan, labels = self._cached(f"{path}/{sweep.PLAN}", read_plan, (None, {}))
+        plan, labels = self._cached(f"{path}/{SWEEP}", read_plan, (None, {}))
         if plan is None:
-            raise ValueError(f"{sweep.PLAN} is damaged")
+            raise ValueError(f"{SWEEP} is damaged")
         jobs = []
         for job in sorted(plan.jobs):
             row = self._job(path, job) | {"parent": self._key(path), "label": f"{job}  {labels.get(job, '')}".strip()}
@@ -203,7 +197,7 @@ class Inventory:
             "started": seconds_of(plan.created),
             "updated": max((job["updated"] for job in jobs if job["updated"]), default=None),
             "seconds": sum(job["seconds"] or 0 for job in jobs),
-            "score": min(job["score"] for job in scored) if is_one_scale else None,
+            "score": best((job["score"] for job in scored), scored[0]["monitor"]) if is_one_scale else None,
             "monitor": scored[0]["monitor"] if is_one_scale else None,
             "done": states["completed"] + states["pruned"],
             "total": len(jobs),
@@ -213,10 +207,7 @@ class Inventory:
 
     def _job(self, path: str, job: int) -> dict[str, Any]:
         """Return the row of a job of a sweep, also of one that has not begun."""
-        try:
-            folder = str(sweep.job_folder(Path(path), job))
-        except DAMAGE:
-            folder = f"{path}/{job}"  # what says where it writes is damaged
+        folder = str(sweep.job_folder(Path(path), job))
         below = self._list(folder)
         if below and below.is_run and self._key(folder):
             return self._run(folder, below)
@@ -229,7 +220,7 @@ class Inventory:
 def read_facts(path: Path) -> dict[str, Any]:
     """Return what the list shows of a run's settings."""
     # Only the lines that are wanted: reading the whole of a thousand files would take seconds.
-    config = yaml.load("".join(WANTED.findall(path.read_text())), Loader)
+    config = load_yaml("".join(WANTED.findall(path.read_text())))
     trainer = config.get("trainer") or {}
     trains = config["task"]["name"] == "train"
     return {
@@ -248,27 +239,28 @@ def read_plan(path: Path) -> tuple[sweep.Plan, dict[int, str]]:
 
 
 def best_so_far(path: Path, monitor: str) -> float | None:
-    """Return the lowest monitored loss of a run that has not ended."""
+    """Return the best value yet of what a run that has not ended monitors."""
     with open(path, newline="") as file:
         values = [number(row.get(monitor)) for row in csv.DictReader(file)]
-    return min((value for value in values if value is not None), default=None)
+    known = [value for value in values if value is not None]
+    return best(known, monitor) if known else None
 
 
 def read_state(path: Path) -> dict[str, Any]:
     """Return what the list shows of a run's status; times in seconds since 1970, ``seconds`` worked until ``updated``."""
-    status = run.read_status(path.parent)
+    status = Record(path.parent).status
     started, updated = seconds_of(status.get("started")), seconds_of(status.get("updated"))
     worked = number(status.get("seconds"))
     if worked is None and started and updated:
         worked = updated - started
     return {
-        "state": str(status.get("state") or "lost"),
+        "state": status["state"],
         "started": started,
         "updated": updated,
         "seconds": worked,
         "score": number((status.get("metrics") or {}).get("best_score")),
         "done": number(status.get("epoch")),
-        "reason": str(status.get("reason") or ""),
+        "reason": status.get("reason") or "",
     }
 
 

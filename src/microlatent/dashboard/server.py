@@ -12,8 +12,6 @@ import logging
 import os
 import socket
 import sys
-import threading
-from collections import OrderedDict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,9 +21,9 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from microlatent import run
 from microlatent.dashboard.inventory import Inventory, is_shown
-from microlatent.sweeps import sweep
+from microlatent.dashboard.reports import Reports
+from microlatent.record import Record, is_run, is_sweep
 
 PAGES = Path(__file__).parent / "pages"
 TEXT = "text/plain; charset=utf-8"
@@ -44,8 +42,6 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-REPORTS_KEPT = 8  # each a few MB
-NOT_REPORTED = ("checkpoints", "wandb", "report")  # folders that no report reads
 
 logger = logging.getLogger(__name__)
 
@@ -114,27 +110,6 @@ class Dashboard(ThreadingHTTPServer):
         )
 
 
-class Reports:
-    """Reports made on demand, kept as long as nothing that they read has changed."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Path, tuple[Any, bytes]] = OrderedDict()
-        self._lock = threading.Lock()  # one at a time: a second reader of the same report waits for the first
-
-    def of(self, folder: Path) -> bytes:
-        """Return the report of a run or sweep as HTML."""
-        from microlatent.report import page  # here: the list is there at once, without what plots need
-
-        with self._lock:
-            seen = stamp(folder)
-            if self._kept.get(folder, (None,))[0] != seen:
-                self._kept[folder] = seen, page.render(folder).encode()
-            self._kept.move_to_end(folder)
-            while len(self._kept) > REPORTS_KEPT:
-                self._kept.popitem(last=False)
-            return self._kept[folder][1]
-
-
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
@@ -192,7 +167,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _report(self, rest: str) -> None:
         folder = self.server.locate(rest)
-        if not (folder / "status.json").is_file() and not sweep.is_sweep(folder):
+        if not is_run(folder) and not is_sweep(folder):
             raise Problem(HTTPStatus.NOT_FOUND, f"{rest} is neither a run nor a sweep, so there is no report about it.")
         try:
             page = self.server.reports.of(folder)
@@ -206,13 +181,12 @@ class Handler(BaseHTTPRequestHandler):
         if not folder.is_dir():
             raise Problem(HTTPStatus.NOT_FOUND, f"{rest} is no folder.")
         children = sorted((child for child in folder.iterdir() if is_shown(child.name)), key=lambda one: one.name)
-        is_run = (folder / "status.json").is_file()
         self._send(
             self.server.page(
                 "folder.html",
                 key=unquote(rest),
-                status=run.read_status(folder) if is_run else {},
-                has_report=sweep.is_sweep(folder) or (is_run and not (folder.parent / "status.json").is_file()),  # no step
+                status=Record(folder).status,
+                has_report=is_sweep(folder) or (is_run(folder) and not is_run(folder.parent)),  # no step
                 folders=[child.name for child in children if child.is_dir()],
                 pictures=[child.name for child in children if child.suffix in (".png", ".jpg")],
                 texts=[child.name for child in children if SHOWN.get(child.suffix) == TEXT],
@@ -275,24 +249,6 @@ def split(address: str) -> SplitResult:
         return urlsplit(address)
     except ValueError:
         return SplitResult("", "", "", "", "")
-
-
-def stamp(folder: Path) -> tuple[int, list[str | None]]:
-    """Return what a report about this folder depends on: the last modification, in ns, and the states of its runs.
-
-    A run that was killed changes its state without changing a file.
-    """
-    latest, states = 0, []
-    for path, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in NOT_REPORTED]
-        if "status.json" in files:
-            states.append(run.read_status(Path(path)).get("state"))
-        for name in (".", *files):
-            try:
-                latest = max(latest, os.stat(f"{path}/{name}").st_mtime_ns)
-            except OSError:
-                continue  # renamed while we looked, or a link to nowhere
-    return latest, states
 
 
 def is_address(host: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 from microlatent import config, manual
 from microlatent.menu import pipelines
+from microlatent.overrides import key_of, quoted, read, several, texts
 from microlatent.schemas import Settings
 
 ROOT = config.CONF.parent
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     @property
     def text(self) -> str:
         """The value as it is typed."""
-        return self.value if self.is_typed else written(self.value)
+        return self.value if self.is_typed else quoted(self.value)
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Draft:
     @property
     def overrides(self) -> list[str]:
         """Everything that is typed after the command's name."""
-        kept = [one for one in self.fixed if one.partition("=")[0] not in self.changes]
+        kept = [one for one in self.fixed if key_of(one) not in self.changes]
         return [*kept, *(f"{key}={value}" for key, value in self.changes.items())]
 
     @property
@@ -74,7 +74,7 @@ class Draft:
     @property
     def goes_on(self) -> bool:
         """Whether it continues something, which stays as it was asked for."""
-        return any(override.startswith("resume=") for override in self.fixed)
+        return "resume" in texts(self.fixed)
 
     def command(self, *more: str) -> list[str]:
         """Return the command as a list of words, with this interpreter."""
@@ -126,12 +126,10 @@ class Draft:
         Refused
             The command would refuse it. What was wrong before the change is no reason.
         """
-        from hydra.errors import HydraException
-
         try:
-            parse(f"{key}={text}")
-        except HydraException:
-            text = written(text)
+            read(f"{key}={text}")
+        except ValueError:
+            text = quoted(text)
         after = {one: value for one, value in self.changes.items() if one != key}
         # The settings of the choice before mean nothing for the new one.
         if key in (*config.GROUPS, "hydra/launcher", "hydra/sweeper"):
@@ -147,7 +145,7 @@ class Draft:
     def rows(self) -> list[Row]:
         """Return every setting with its value now; of a sweep what is typed where several values are."""
         values = settings_of(self.entry, self.variants()[0])
-        typed = {key: value for key, _, value in (one.partition("=") for one in self.overrides) if several(f"{key}={value}")}
+        typed = texts(one for one in self.overrides if several(one))
         rows = [row(GENERAL, one, one.name, values, typed) for one in fields(Settings) if one.name not in CHOSEN]
         for group in config.GROUPS:
             inside = values.get(group)
@@ -189,22 +187,7 @@ def like(run_config: dict[str, Any]) -> list[str]:
     model = run_config["model"]
     name = [f"model={model['name']}"]
     defaults = settings_of("train", name)["model"]
-    return name + [f"model.{key}={written(value)}" for key, value in model.items() if defaults.get(key) != value]
-
-
-def written(value: Any) -> str:
-    """Return a value as it is typed on the command line."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{written(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(written, value))}]"
-    text = str(value)
-    if re.fullmatch(r"[\w./:+-]*( [\w./:+-]+)*", text, re.ASCII):
-        return text
-    # In quotes a backslash stands for itself, but before a quote it is doubled.
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), text) + "'"
+    return name + [f"model.{key}={quoted(value)}" for key, value in model.items() if defaults.get(key) != value]
 
 
 # ------------------------------------------------------------------------------------------------------ composition
@@ -225,10 +208,10 @@ def settle(entry: str, overrides: list[str]) -> Any:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from microlatent import command
+    from microlatent import settling
 
     try:
-        return command.settled(entry, composed(entry, tuple(overrides)).copy(), overrides)
+        return settling.settled(entry, composed(entry, tuple(overrides)).copy(), overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused(manual.explain(error, overrides, entry)) from error
     except (ValueError, OSError) as error:
@@ -252,28 +235,6 @@ def settings_of(entry: str, overrides: list[str]) -> dict[str, Any]:
         return config.plain(settle(entry, overrides))
     except Refused:
         return OmegaConf.to_container(composed(entry, tuple(overrides)), resolve=True)
-
-
-def parse(override: str) -> Any:
-    """Read an override by Hydra's grammar."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    return OverridesParser.create().parse_override(override)
-
-
-def several(override: str) -> list[str]:
-    """Return the single overrides that one with several values stands for, of an interval its ends; empty where it has one."""
-    from hydra.core.override_parser.types import IntervalSweep
-    from hydra.errors import HydraException
-
-    try:
-        parsed = parse(override)
-        value, key = parsed.value(), parsed.get_key_element()
-        if isinstance(value, IntervalSweep):
-            return [f"{key}={value.start:g}", f"{key}={value.end:g}"]
-        return [f"{key}={one}" for one in parsed.sweep_string_iterator()] if parsed.is_discrete_sweep() else []
-    except HydraException:
-        return []  # said when it is composed
 
 
 # ---------------------------------------------------------------------------------------------------------- writing

@@ -11,13 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from microlatent import config, run
-from microlatent.dashboard.inventory import DAMAGE
 from microlatent.menu import pipelines, terminal
-from microlatent.menu.draft import ROOT, Draft, Refused, Row, interpreter, like, nearby, shown, written
+from microlatent.menu.draft import ROOT, Draft, Refused, Row, interpreter, like, nearby, shown
 from microlatent.menu.picking import is_reviewed, is_stopped, is_trained_on, pick_run, pick_runs
 from microlatent.menu.pipelines import Step
 from microlatent.menu.questions import STYLE, answer, choose, clip, screen
 from microlatent.menu.terminal import console, header
+from microlatent.overrides import key_of, quoted
+from microlatent.record import DAMAGE, is_sweep
 from microlatent.sweeps import sweep
 
 BAD_INPUT = 2
@@ -72,29 +73,29 @@ def go(step: Step, name: str, outputs: str) -> None:
 
 def begin(step: Step, data: str, outputs: str) -> Draft:
     """Pick what a step stands on: a recipe or a run."""
-    here = [] if outputs == "outputs" else [f"outputs={written(outputs)}"]
+    here = [] if outputs == "outputs" else [f"outputs={quoted(outputs)}"]
     fixed, entry = list(step.fixed), step.entry
     if step.picks == "recipe":
         lines = {name: (name, meaning) for name, meaning in pipelines.recipes(data).items()}
         recipe = choose("Which recipe?", {"": ("none", "settings of your own, from the defaults"), **lines}) if lines else ""
         if recipe:  # it says what the data are; data= typed beside it would win over what it sets
-            fixed = [*(one for one in fixed if not one.startswith("data=")), f"experiment={recipe}"]
+            fixed = [*(one for one in fixed if key_of(one) != "data"), f"experiment={recipe}"]
         elif step.entry == "train":
             fixed.append(f"model={choose('Which model?', models())}")
     elif step.picks == "weights":
         folder = pick_run("Whose weights?", outputs, is_trained_on(data))
-        fixed += [*like(run.read_config(Path(folder))), f"init_from={written(folder)}"]
+        fixed += [*like(run.read_config(Path(folder))), f"init_from={quoted(folder)}"]
     elif step.picks == "run":
         folder = pick_run("Which run?", outputs, is_trained_on(data), none="its tables are named by hand (task.latents ...)")
-        fixed += [f"run={written(folder)}"] if folder else []
+        fixed += [f"run={quoted(folder)}"] if folder else []
     elif step.picks == "stopped":
         folder = pick_run("Which run or sweep?", outputs, is_stopped)
-        fixed.append(f"resume={written(folder)}")
-        entry = sweep.read_plan(Path(folder)).entry if sweep.is_sweep(Path(folder)) else entry
+        fixed.append(f"resume={quoted(folder)}")
+        entry = sweep.read_plan(Path(folder)).entry if is_sweep(Path(folder)) else entry
     elif step.picks == "review":
-        fixed.append(f"run={written(pick_run('About which run or sweep?', outputs, is_reviewed))}")
+        fixed.append(f"run={quoted(pick_run('About which run or sweep?', outputs, is_reviewed))}")
     elif step.picks == "runs":
-        fixed.append(f"task.runs={written(pick_runs(outputs))}")
+        fixed.append(f"task.runs={quoted(pick_runs(outputs))}")
     return Draft(entry, fixed if step.picks == "stopped" else fixed + here)  # what goes on stays where it is
 
 

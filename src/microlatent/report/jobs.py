@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from microlatent.metrics import QUALITY, SCORE, direction, unlike
+from microlatent.record import DAMAGE, Record, reason
 from microlatent.report.blocks import Note
 from microlatent.report.plots import numbers
-from microlatent.report.reading import UNREADABLE, Record, read_csv, reason
+from microlatent.report.reading import problem_notes, read_csv
 from microlatent.report.values import label
-from microlatent.sweeps import sweep
+from microlatent.sweeps import index, sweep
 
 FIXED = ("job", "state", "duration_s", "folder", "overrides", "error")
 CURVE_POINTS = 60_000  # of all curves together: more would make the page heavy and no line clearer
@@ -111,7 +112,7 @@ class Jobs:
                     found[job] = table = read_csv(path)
                     counts += sum(name.startswith(("train_", "val_")) for name in table)
                     table["epoch"]
-                except UNREADABLE as error:
+                except DAMAGE as error:
                     found.pop(job, None)
                     self.problems.append(Note(f"Job {job}: history.csv cannot be read: {reason(error)}", "warning"))
         return {
@@ -150,16 +151,10 @@ class Jobs:
 def read_jobs(folder: Path) -> Jobs:
     """Read a sweep: its plan, its index, and what each job's folder says."""
     plan, problems = sweep.read_plan(folder), []
-    try:
-        rows = [{key: value for key, value in row.items() if value == value} for row in sweep.index(folder).to_dict("records")]
-    except UNREADABLE as error:  # a damaged status of one job
-        problems.append(Note(f"The jobs' states cannot be read: {reason(error)}", "error"))
-        rows = [{"job": job, "state": "unknown", "folder": str(job)} for job in sorted(plan.jobs)]
-    for row in rows:
-        row["state"] = str(row["state"])
+    rows = [{key: value for key, value in row.items() if value == value} for row in index.read(folder).to_dict("records")]
     records = {row["job"]: Record((folder / row["folder"]).resolve()) for row in rows if row["state"] != "pending"}
     for job, record in records.items():
-        problems += [Note(f"Job {job}: {note.text}", "warning") for note in record.problems]
+        problems += [Note(f"Job {job}: {note.text}", "warning") for note in problem_notes(record)]
     return Jobs(plan, rows, records, problems)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from microlatent.overrides import key_of
+from microlatent.record import Record
 from microlatent.report.blocks import Cell, Code, Facts, Folded, Section, Table
-from microlatent.report.reading import Record, log_tail
 from microlatent.report.values import moment, number, plural, seconds
 from microlatent.sweeps import sweep
 
@@ -34,7 +35,7 @@ def origin(record: Record) -> Section:
         lines = diff.splitlines()
         cut = f"\n... {len(lines) - DIFF_LINES:,} further lines in provenance.json" if len(lines) > DIFF_LINES else ""
         blocks.append(Folded("Uncommitted changes", [Code("\n".join(lines[:DIFF_LINES]) + cut, "Difference")], printed=False))
-    if log := log_tail(record.path):
+    if log := record.log_tail():
         blocks.append(Folded("End of the log", [Code("\n".join(log), "Log")], printed=False))
     return Section("origin", "What was run", blocks)
 
@@ -97,7 +98,7 @@ def configuration(record: Record) -> Table:
     """Return every setting with its value and its meaning; those that were typed are marked."""
     from microlatent.config import flat
 
-    typed = {override.partition("=")[0].lstrip("+~") for override in record.overrides if isinstance(override, str)}
+    typed = set(map(key_of, record.overrides))
     words, rows = meanings(record.config), []
     for key, value in flat(record.config).items():
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from microlatent.record import Record, is_sweep
 from microlatent.report import run_page, sweep_page
 from microlatent.report.blocks import Folded, Grid, Plot
 from microlatent.report.jobs import read_jobs
 from microlatent.report.pictures import Album
-from microlatent.report.reading import Record
 from microlatent.report.sweep_data import views
 from microlatent.sweeps import sweep
 
@@ -54,7 +54,7 @@ def render(folder: Path, max_points: int = MAX_POINTS, max_image_px: int = MAX_I
     folder = folder.absolute()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist. Name the folder of a run or of a sweep below outputs/.")
-    if sweep.is_sweep(folder):
+    if is_sweep(folder):
         jobs = read_jobs(folder)
         album = Album(min(max_image_px, SWEEP_IMAGE_PX))
         sections = list(sweep_page.sections(jobs, album))
@@ -65,7 +65,7 @@ def render(folder: Path, max_points: int = MAX_POINTS, max_image_px: int = MAX_I
         record, album = Record(folder), Album(max_image_px)
         sections = list(run_page.sections(record, album, max_points))
         summary, head = run_page.run_head(record)
-        data, state, title = {"sweep": None}, record.state, run_page.run_title(folder)
+        data, state, title = {"sweep": None}, record.state or "unknown", run_page.run_title(folder)
         whole = sweep.of_job(folder)
         what = f"Run of sweep {whole.name}" if whole else "Run"
     plots = {plot.key: plot.spec for section in sections for plot in plots_in(section.blocks)}

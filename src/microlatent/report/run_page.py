@@ -8,12 +8,13 @@ from typing import Any
 
 from microlatent import run
 from microlatent.metrics import metric
+from microlatent.record import Record
 from microlatent.report import plots
 from microlatent.report.blocks import Facts, Folded, Grid, Note, Section, Table, plain
 from microlatent.report.latents import read_points
 from microlatent.report.origin import origin, uncommitted
 from microlatent.report.pictures import Album
-from microlatent.report.reading import Record, folded_tables, guarded, log_tail, read_csv, result_folders
+from microlatent.report.reading import folded_tables, guarded, problem_notes, read_csv, result_folders
 from microlatent.report.task_sections import figures_of, task_sections
 from microlatent.report.values import PARTS, moment, number, plural, seconds
 from microlatent.sweeps import sweep
@@ -61,12 +62,12 @@ def _of(metrics: dict[str, float], name: str, total: str) -> str:
 
 def attention(record: Record) -> Section | None:
     """Return what a reader must know before believing the rest; None where there is nothing."""
-    notes, state = list(record.problems), record.state
+    notes, state = problem_notes(record), record.state
     why = str(record.status.get("reason") or "")
     if state in ("failed", "lost", "interrupted", "pruned"):
         tone = "error" if state in ("failed", "lost") else "warning"
         reached = f" in epoch {record.status['epoch']}" if record.status.get("epoch") else ""
-        detail = "\n".join(log_tail(record.path, 30)) if state == "failed" else ""
+        detail = "\n".join(record.log_tail(30)) if state == "failed" else ""
         words = f"The run {'is' if state == 'lost' else 'was'} {state}" if state != "failed" else "The run failed"
         notes.append(Note(f"{words}{reached}{': ' + why if why else '.'}", tone, detail))
         if record.config and run.can_continue(record.path) and not sweep.of_job(record.path):
@@ -74,7 +75,7 @@ def attention(record: Record) -> Section | None:
     elif state in ("running", "pending"):
         reached = f"epoch {record.status['epoch']}" if record.status.get("epoch") else "its start"
         notes.append(Note(f"The run is still {state}; this page shows it up to {reached}.", "warning"))
-    elif state == "unknown":
+    elif state is None:
         notes.append(Note("The folder has no status.json: its run may not have begun, or was made by something else.", "warning"))
     if changed := uncommitted(record.provenance.get("git") or {}):
         notes.append(Note(f"The code was not as committed: {changed}. Its commit alone does not reproduce this run.", "warning"))

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from microlatent.record import Record
 from microlatent.report import plots
 from microlatent.report.blocks import Code, Facts, Note, Section, Widget
 from microlatent.report.jobs import Jobs
 from microlatent.report.origin import origin, uncommitted
 from microlatent.report.pictures import Album
-from microlatent.report.reading import Record, guarded
+from microlatent.report.reading import guarded
 from microlatent.report.sweep_data import runs_table, wall
 from microlatent.report.task_sections import task_sections
 from microlatent.report.values import moment, number, plural, seconds

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from microlatent.config import REGISTRY, Choice, load
+from microlatent.record import Record
 from microlatent.report.blocks import Facts, Folded, Grid, Note, Picture, Section
 from microlatent.report.pictures import Album
-from microlatent.report.reading import Record, folded_tables, guarded
+from microlatent.report.reading import folded_tables, guarded, problem_notes
 from microlatent.report.values import label, number, plural, seconds
 from microlatent.schemas import TaskConfig
 
@@ -44,8 +45,8 @@ def task_section(folder: Path, root: Path, album: Album) -> Section | None:
     """Return what a task's folder shows: its state if it did not finish, warnings, main results, figures, tables, numbers."""
     record = Record(folder)
     task = declared(folder.name, record.get("data", "name"))
-    blocks: list[Any] = list(record.problems)
-    if record.state not in ("completed", "unknown"):
+    blocks: list[Any] = problem_notes(record)
+    if record.state not in ("completed", None):
         why = record.status.get("reason")
         blocks.append(Note(f"This task is {record.state}{': ' + str(why) if why else '.'}", "warning"))
     blocks += [Note(line, "warning") for line in record.log_lines("WARNING")]

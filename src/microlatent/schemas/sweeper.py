@@ -15,7 +15,7 @@ DIRECTIONS = ("minimize", "maximize")
 
 @dataclass(kw_only=True)
 class GridConfig:
-    """Every combination of the swept values (``hydra_plugins/grid_sweeper.py``)."""
+    """Every combination of the swept values (``src/hydra_plugins/grid_sweeper.py``)."""
 
     _target_: str = "hydra_plugins.grid_sweeper.GridSweeper"  # what Hydra makes of it
     n_jobs: int | None = None  # jobs at a time; default: one on this machine, as many as the launcher takes elsewhere
@@ -24,7 +24,7 @@ class GridConfig:
 
 @dataclass(kw_only=True)
 class StudyConfig:
-    """A search through Optuna, which stops hopeless trials early (``hydra_plugins/study_sweeper.py``)."""
+    """A search through Optuna, which stops hopeless trials early (``src/hydra_plugins/study_sweeper.py``)."""
 
     _target_: str = "hydra_plugins.study_sweeper.StudySweeper"  # what Hydra makes of it
     study_name: str | None = None  # default: the sweep folder's name

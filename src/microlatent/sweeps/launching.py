@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from microlatent import run
+from microlatent.record import Record
 from microlatent.signals import Interrupted, jobs_first
 
 CONSOLE = "console.txt"  # what a job prints while others print too
@@ -104,7 +104,7 @@ class Pool:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.num_jobs)))
         try:
-            with jobs_first(lambda: run.read_status(folder).get("state") == "running"):
+            with jobs_first(lambda: Record(folder).state == "running"):
                 (done,) = self.launcher.launch([[*overrides, f"hydra.sweep.subdir={number}"]], initial_job_idx=number)
         except Interrupted as stop:
             pipe.send((None, f"stopped by {stop}"))

@@ -63,7 +63,7 @@ def _values(group: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Return what a choice gives by itself; those of a plugin are all in its schema."""
     name = settings["name"]
     path = config.CONF / group / f"{name}.yaml"
-    values = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    values: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
     must = {key: settings[key] for key in _required(group, name)}
     return must | {"name": name, **{key: value for key, value in values.items() if key != "defaults"}}
 

@@ -8,10 +8,10 @@ import sys
 import time
 from typing import Any
 
-from microlatent import run
-from microlatent.command import run_name
+from microlatent.overrides import texts
+from microlatent.run import read_config, run_name
 from microlatent.signals import CTRL_C, SIGNALS, Interrupted, StopSignals, raise_on_signals
-from microlatent.sweeps import recipe, search_space, sweep, sweeper
+from microlatent.sweeps import index, recipe, running, search_space, sweep
 from microlatent.sweeps.launching import Finished, Pool
 from microlatent.sweeps.trials import Trials
 
@@ -76,7 +76,7 @@ def tell(trials: Trials, ended: list[Finished]) -> None:
     """Tell the study how trials ended, and keep the index and the recipe of the best true."""
     for one in ended:
         if one.error:
-            sweeper.note_failure(trials.folder, one.number, one.error)
+            running.note_failure(trials.folder, one.number, one.error)
             logger.error("trial %d did not finish: %s", one.number, one.error)
         trials.tell(one)
     write_best(trials)
@@ -98,9 +98,9 @@ def write_best(trials: Trials) -> None:
             continue
         values = ", ".join(f"{key} {value:.6g}" for key, value in zip(trials.opened.objectives, trial.values, strict=True))
         about = f"Trial {trial.number} of the study {trials.study.study_name}: {values}."
-        typed = set(sweep.parts(sweep.read_plan(trials.folder).jobs.get(trial.number, []))) | set(trial.params)
+        typed = set(texts(sweep.read_plan(trials.folder).jobs.get(trial.number, []))) | set(trial.params)
         if not path.is_file() or about not in path.read_text():
-            recipe.write(run.read_config(where), typed, about, path)
+            recipe.write(read_config(where), typed, about, path)
         kept.add(path)
     for path in set(folder.glob("best*.yaml")) - kept:  # another trial has beaten it
         path.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ def conclude(trials: Trials) -> None:
     from rich.table import Table
 
     write_best(trials)
-    sweep.write_index(trials.folder)
+    index.write(trials.folder)
     objectives, folder = trials.opened.objectives, run_name(trials.folder)
     table = Table(box=None)
     for column in ("trial", *objectives, *trials.space):
@@ -137,4 +137,4 @@ def conclude(trials: Trials) -> None:
         )
     for name in sorted(path.stem for path in (trials.folder / "experiment").glob("best*.yaml"))[:1]:
         console.print(f"train the best again: python train.py --config-dir {folder} experiment={name}", soft_wrap=True)
-    console.print(f"results: {folder} ({sweep.INDEX} is the index)", soft_wrap=True)
+    console.print(f"results: {folder} ({index.INDEX} is the index)", soft_wrap=True)

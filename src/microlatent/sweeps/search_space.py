@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
+from microlatent.overrides import quoted
+
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
@@ -52,16 +54,19 @@ def _distribution(override: Override, settings: dict[str, Any]) -> BaseDistribut
     is_whole = type(settings.get(key)) is int
     try:
         if isinstance(value, IntervalSweep):
-            if value.start > value.end:
-                raise ValueError(f"its lower end, {value.start}, is above its upper end, {value.end}")
-            if is_whole and not (float(value.start).is_integer() and float(value.end).is_integer()):
+            low, high = value.start, value.end
+            if low is None or high is None:
+                raise ValueError("an interval has two ends")
+            if low > high:
+                raise ValueError(f"its lower end, {low}, is above its upper end, {high}")
+            if is_whole and not (float(low).is_integer() and float(high).is_integer()):
                 raise ValueError(f"{key} is a whole number, and so must be the ends of its interval")
-            if is_whole or isinstance(value.start, int):
-                return IntDistribution(int(value.start), int(value.end), log=is_log)
-            return FloatDistribution(value.start, value.end, log=is_log)
+            if is_whole or isinstance(low, int):
+                return IntDistribution(int(low), int(high), log=is_log)
+            return FloatDistribution(low, high, log=is_log)
         if isinstance(value, RangeSweep) and not is_log and (steps := list(value.range())):
             step = abs(value.step)
-            kind = IntDistribution if isinstance(steps[0], int) else FloatDistribution
+            kind: Any = IntDistribution if isinstance(steps[0], int) else FloatDistribution
             return kind(min(steps), max(steps), step=step)
         choices = list(override.sweep_string_iterator())
         if is_log:
@@ -75,16 +80,10 @@ def _distribution(override: Override, settings: dict[str, Any]) -> BaseDistribut
 
 def overrides(params: dict[str, Any]) -> list[str]:
     """Return a trial's values as one types them."""
-    return [f"{key}={_text(value)}" for key, value in params.items()]
+    return [f"{key}={value if isinstance(value, str) else quoted(value)}" for key, value in params.items()]  # text is as typed
 
 
-def _text(value: Any) -> str:
-    """Write a number so that YAML and Hydra read the same number back (YAML takes 1e-05 for a word)."""
-    text = str(value)
-    return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text
-
-
-def probes(space: dict[str, BaseDistribution]) -> list[dict[str, Any]]:
+def probes(space: dict[str, Any]) -> list[dict[str, Any]]:
     """Return points that hold every choice and every end of a range at least once, to be checked before the first trial."""
     from optuna.distributions import CategoricalDistribution
 
@@ -101,8 +100,8 @@ def untried(space: dict[str, BaseDistribution], tried: list[dict[str, Any]], nea
     Of equally near ones the choice follows from how many were tried, so a study repeats itself. A space with an interval of any
     number has always more.
     """
-    options = {key: _values(one) for key, one in space.items()}
-    if None in options.values():
+    options = {key: values for key, one in space.items() if (values := _values(one)) is not None}
+    if len(options) < len(space):
         return near
     seen = {tuple(one[key] for key in space) for one in tried}
     random = Random(len(tried))
@@ -117,7 +116,7 @@ def untried(space: dict[str, BaseDistribution], tried: list[dict[str, Any]], nea
     return None
 
 
-def _values(one: BaseDistribution) -> list[Any] | None:
+def _values(one: Any) -> list[Any] | None:
     """Return the values of a distribution; None where they cannot be counted."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 

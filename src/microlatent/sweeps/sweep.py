@@ -11,30 +11,22 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from microlatent import run
-from microlatent.files import write_csv, write_json, write_text
+from microlatent.files import write_json, write_text
+from microlatent.overrides import key_of, texts
+from microlatent.record import DAMAGE, SWEEP, Record, is_sweep, load_yaml, reason
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-PLAN, INDEX, POINTER = "sweep.yaml", "sweep.csv", "job.json"
+POINTER = "job.json"
 FINISHED = ("completed", "pruned")
-LAST = ("duration_s", "folder", "overrides", "error")  # columns of the index after those that differ from sweep to sweep
 LOCK_S = 60.0  # a writer of the index is done in a fraction of this, or has died on a file system that keeps its lock
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -52,22 +44,12 @@ class Plan:
     def varied(self) -> list[str]:
         """Keys that are not the same in all jobs: those that no job has just as it was typed, in the order of the jobs."""
         typed = set(self.arguments)
-        return list(dict.fromkeys(key for job in self.jobs.values() for key in parts([one for one in job if one not in typed])))
+        return list(dict.fromkeys(key for job in self.jobs.values() for key in texts(one for one in job if one not in typed)))
 
     def write(self) -> None:
         """Write ``sweep.yaml``."""
         container = {key: value for key, value in asdict(self).items() if key != "folder"}
-        write_text(yaml.safe_dump(container, sort_keys=False), self.folder / PLAN)
-
-
-def parts(overrides: list[str]) -> dict[str, str]:
-    """Return key and value of overrides."""
-    return {key.lstrip("+~"): value for key, _, value in (override.partition("=") for override in overrides)}
-
-
-def is_sweep(folder: Path) -> bool:
-    """Return whether a folder is a sweep's."""
-    return (folder / PLAN).is_file()
+        write_text(yaml.safe_dump(container, sort_keys=False), self.folder / SWEEP)
 
 
 def read_plan(folder: Path) -> Plan:
@@ -81,17 +63,17 @@ def read_plan(folder: Path) -> Plan:
         The file is damaged.
     """
     try:
-        plan = Plan(folder=folder.absolute(), **yaml.safe_load((folder / PLAN).read_text()))
+        plan = Plan(folder=folder.absolute(), **load_yaml((folder / SWEEP).read_text()))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{folder} is no sweep: it has no {PLAN}. Name a folder below outputs/sweeps/.") from error
-    except (TypeError, yaml.YAMLError) as error:
-        raise ValueError(f"{folder / PLAN} cannot be read ({error}). It must be as the sweep wrote it.") from error
+        raise FileNotFoundError(f"{folder} is no sweep: it has no {SWEEP}. Name a folder below outputs/sweeps/.") from error
+    except DAMAGE as error:
+        raise ValueError(f"{folder / SWEEP} cannot be read ({reason(error)}). It must be as the sweep wrote it.") from error
     jobs_are_whole = isinstance(plan.jobs, dict) and all(
         isinstance(number, int) and isinstance(overrides, list) for number, overrides in plan.jobs.items()
     )
     study_is_whole = plan.study is None or (isinstance(plan.study, dict) and isinstance(plan.study.get("objectives"), dict))
     if not (jobs_are_whole and study_is_whole and isinstance(plan.arguments, list)):
-        raise ValueError(f"{folder / PLAN} is damaged: its jobs, arguments or study are not as the sweep wrote them.")
+        raise ValueError(f"{folder / SWEEP} is damaged: its jobs, arguments or study are not as the sweep wrote them.")
     return plan
 
 
@@ -129,7 +111,7 @@ def claim(plan: Plan, *, anew: bool) -> Plan:
 
 def scientific(arguments: list[str]) -> list[str]:
     """Return the arguments that say what is run, without those that say where and how many at a time."""
-    return [argument for argument in arguments if not argument.startswith(("hydra.", "hydra/launcher"))]
+    return [argument for argument in arguments if not key_of(argument).startswith(("hydra.", "hydra/launcher"))]
 
 
 def add_job(folder: Path, number: int, overrides: list[str]) -> None:
@@ -155,83 +137,15 @@ def lock(folder: Path) -> Any:
     return FileLock(folder / ".lock", timeout=LOCK_S)
 
 
-# ------------------------------------------------------------------------------------------------------------ index
-
-
-def index(folder: Path) -> pd.DataFrame:
-    """Return a row per job: number, state, what was varied, final metrics, seconds, folder, overrides, first line of error.
-
-    Read from the jobs' own folders, so it is true while the sweep runs and after it was killed. ``duration_s`` is the time that
-    the job has worked; ``folder`` is relative to the sweep's.
-    """
-    import pandas as pd
-
-    plan, rows = read_plan(folder), []
-    varied = plan.varied
-    for number, overrides in sorted(plan.jobs.items()):
-        path, values = job_folder(folder, number), parts(overrides)
-        status = run.read_status(path)
-        state = status.get("state", "pending")
-        metrics = status.get("metrics", {}) if state in FINISHED else {}
-        rows.append(
-            {
-                "job": number,
-                "state": state,
-                **{key: typed(values.get(key)) for key in varied},
-                **metrics,
-                "duration_s": duration(status),
-                "folder": os.path.relpath(path, folder),
-                "overrides": " ".join(overrides),
-                "error": what_ended(status),
-            }
-        )
-    table, last = pd.DataFrame(rows, columns=None if rows else ["job", "state", *LAST]), list(LAST)
-    return table[[name for name in table if name not in last] + last]
-
-
-def what_ended(status: dict[str, Any]) -> str:
-    """Return the first line of why a job did not finish; empty for others."""
-    if status.get("state") not in ("failed", "lost", "interrupted"):
-        return ""
-    reason = (str(status.get("reason", "")).splitlines() or [""])[0]
-    return f"stopped by {reason}" if status["state"] == "interrupted" else reason
-
-
-def write_index(folder: Path) -> None:
-    """Write ``sweep.csv`` anew."""
-    try:
-        with lock(folder):
-            write_csv(index(folder), folder / INDEX)
-    except OSError as error:  # locked by a process that died, or the disk is full: the jobs' own folders say all that is in it
-        logger.warning("%s could not be written (%s). It is written again when the next job ends.", folder / INDEX, error)
-
-
-def typed(value: str | None) -> Any:
-    """Return the number that an override's text stands for, or the text."""
-    for kind in (int, float):
-        try:
-            return kind(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            continue
-    return value
-
-
-def duration(status: dict[str, Any]) -> float | None:
-    """Return the seconds that a run has worked, up to now if it still does."""
-    seconds = status.get("seconds")
-    if not isinstance(seconds, (int, float)):
-        return None
-    if status.get("state") == "running":
-        seconds += (datetime.now().astimezone() - datetime.fromisoformat(status["updated"])).total_seconds()
-    return round(seconds, 1)
-
-
 def job_folder(folder: Path, number: int) -> Path:
-    """Return where a job's results are: its own folder, or below the run that it stands on."""
+    """Return where a job's results are: its own folder, or below the run that it stands on.
+
+    Where what says so is damaged they are not found, so the job has not begun as far as is known.
+    """
     path = folder / str(number)
     try:
         return Path(os.path.normpath(path / json.loads((path / POINTER).read_text())["folder"]))
-    except FileNotFoundError:
+    except DAMAGE:
         return path
 
 
@@ -242,33 +156,18 @@ def point(path: Path, folder: Path) -> None:
 
 def clear(path: Path) -> None:
     """Set the folder of an attempt aside that cannot be continued, under the name of how it ended."""
-    if not run.read_status(path):
+    if Record(path).state is None:
         return
     with lock(path.parent):  # two processes may want the same job: the second finds it cleared, or begun by the first
-        state = run.read_status(path).get("state")
+        state = Record(path).state
         if state in (None, "running", *FINISHED) or run.can_continue(path):
             return
         path.rename(run.free_name(path.with_name(f"{path.name}-{state}")))
 
 
-@contextmanager
-def indexed(path: Path | None, folder: Path) -> Iterator[None]:
-    """Keep the index true while a job runs, if it is one: ``path`` is its own folder, ``folder`` where its results are."""
-    if path is None or of_job(path) is None:
-        yield
-        return
-    if folder != path:
-        point(path, folder)
-    write_index(path.parent)
-    try:
-        yield
-    finally:
-        write_index(path.parent)
-
-
 def shares_run(folder: Path) -> bool:
     """Return whether several jobs of a sweep stand on the same trained run, so that their results cannot all lie below it."""
-    runs = [parts(overrides).get("run") for overrides in read_plan(folder).jobs.values()]
+    runs = [texts(overrides).get("run") for overrides in read_plan(folder).jobs.values()]
     return len(runs) != len(set(runs))
 
 
@@ -293,7 +192,7 @@ def labels(plan: Plan) -> dict[int, str]:
     names = {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(varied, leaves, strict=True)}
     found = {}
     for number, overrides in plan.jobs.items():
-        values = parts(overrides)
+        values = texts(overrides)
         shown = [
             short(values[key]) if "." not in key and key != "seed" else f"{names[key]}={short(values[key])}"
             for key in varied
@@ -303,15 +202,25 @@ def labels(plan: Plan) -> dict[int, str]:
     return found
 
 
+def as_number(text: str | None) -> Any:
+    """Return the number that an override's text stands for, or the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            continue
+    return text
+
+
 def short(value: str) -> str:
     """Return a value with three digits if it is a number that was drawn."""
-    number = typed(value)
+    number = as_number(value)
     return f"{number:.3g}" if isinstance(number, float) else value
 
 
 def find_sweeps(outputs: Path) -> list[Path]:
     """Every sweep below a folder, oldest first."""
-    return sorted((path.parent for path in outputs.glob(f"**/{PLAN}")), key=lambda path: (path.name, str(path)))
+    return sorted((path.parent for path in outputs.glob(f"**/{SWEEP}")), key=lambda path: (path.name, str(path)))
 
 
 def expand(specs: list[str], outputs: str) -> list[Path]:
@@ -327,7 +236,7 @@ def expand(specs: list[str], outputs: str) -> list[Path]:
         path = Path(spec).absolute()
         if is_sweep(path):
             jobs = [job_folder(path, number) for number in sorted(read_plan(path).jobs)]
-            found += [job for job in jobs if run.read_status(job)]
+            found += [job for job in jobs if Record(job).state]
         else:
             found.append(run.find(spec, outputs, key="task.runs"))
     return list(dict.fromkeys(found))

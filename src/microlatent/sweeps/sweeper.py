@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
-import signal
-import sys
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -15,25 +11,19 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from microlatent import run, slurm
-from microlatent.signals import SIGNALS, Interrupted, jobs_first, raise_on_signals
-from microlatent.sweeps import launching, sweep
+from microlatent.overrides import key_of, parse
+from microlatent.record import SWEEP, is_sweep
+from microlatent.sweeps import index, sweep
 
 ON_THIS_MACHINE = ("BasicLauncher", "LocalLauncher")  # those that would start jobs one by one, and all at once
 DEFERRED = "deferred"  # tag of a value that looks swept to Hydra, and is not
-
-logger = logging.getLogger("microlatent")
-
-
-class JobsFailed(Exception):
-    """Some jobs of a sweep failed; the others are done."""
 
 
 def deferred(arguments: list[str]) -> list[str]:
@@ -46,27 +36,27 @@ def deferred(arguments: list[str]) -> list[str]:
 
     out, parser = [], OverridesParser.create()
     for argument in arguments:
-        key, separator, value = argument.partition("=")
-        group, dot, _ = key.lstrip("+").partition(".")
-        if separator and value and dot and group in GROUPS and not parser.parse_override(argument).is_sweep_override():
-            argument = f"{key}=tag({DEFERRED},choice({QuotedString(value, Quote.single).with_quotes()}))"
+        typed = parse(argument)
+        is_inside = typed and typed.group in GROUPS and typed.key != typed.group
+        if typed and typed.text and is_inside and not parser.parse_override(argument).is_sweep_override():
+            value = QuotedString(typed.text, Quote.single).with_quotes()
+            argument = f"{typed.sign}{typed.key}=tag({DEFERRED},choice({value}))"
         out.append(argument)
     return out
 
 
 def split(arguments: list[str], config_loader: Any, params: dict[str, str]) -> tuple[list[str], list[Override]]:
     """Return what is the same in all jobs, as typed, and what is swept; what was typed wins over ``params``."""
-    fixed, swept = {}, {}
+    fixed: dict[str, str] = {}
+    swept: dict[str, Override] = {}
     typed = [f"{key}={value}" for key, value in params.items()] + arguments
     for override in OverridesParser.create(config_loader=config_loader).parse_overrides(typed):
-        key = override.get_key_element()
-        for kind in (fixed, swept):
-            kind.pop(key, None)
+        key, value = override.get_key_element(), override.value()
+        fixed.pop(key, None), swept.pop(key, None)
         if not override.is_sweep_override():
-            fixed[key] = override.input_line
-        elif DEFERRED in getattr(override.value(), "tags", ()):
-            (value,) = override.value().list
-            fixed[key] = f"{key}={value}"
+            fixed[key] = str(override.input_line)
+        elif isinstance(value, ChoiceSweep) and DEFERRED in value.tags:
+            fixed[key] = f"{key}={value.list[0]}"
         elif override.is_discrete_sweep() and len(values := list(override.sweep_string_iterator())) == 1:
             fixed[key] = f"{key}={values[0]}"
         else:
@@ -76,6 +66,8 @@ def split(arguments: list[str], config_loader: Any, params: dict[str, str]) -> t
 
 class JobSweeper(Sweeper):
     """What the grid and the study share: the launcher, the folder with its plan, the look at jobs before the first begins."""
+
+    config: DictConfig  # from setup on
 
     def __init__(self, n_jobs: int | None, params: dict[str, str] | None = None) -> None:
         if n_jobs is not None and n_jobs < 1:
@@ -96,7 +88,7 @@ class JobSweeper(Sweeper):
         launcher = BasicLauncher()
         launcher.setup(hydra_context=self.context, task_function=self.task_function, config=self.config)
         plan = sweep.Plan(Path(self.config.hydra.sweep.dir).absolute(), self.entry, [], dict(enumerate(jobs)))
-        if sweep.is_sweep(plan.folder):
+        if is_sweep(plan.folder):
             raise ValueError(f"{plan.folder} holds a sweep already. To check this one leave hydra.sweep.dir out.")
         made = [folder for folder in (plan.folder, *plan.folder.parents) if not folder.exists()]
         try:
@@ -106,7 +98,7 @@ class JobSweeper(Sweeper):
                 if done.status.name != "COMPLETED":
                     raise done._return_value
         finally:
-            (plan.folder / sweep.PLAN).unlink(missing_ok=True)
+            (plan.folder / SWEEP).unlink(missing_ok=True)
             for folder in (*(plan.folder / str(number) for number in plan.jobs), *made):  # Hydra makes a job's folder
                 with suppress(OSError):  # not there, or another command has begun to use it
                     folder.rmdir()
@@ -114,8 +106,8 @@ class JobSweeper(Sweeper):
     def begin(self, jobs: dict[int, list[str]], study: dict[str, Any] | None = None, arguments: Iterable[str] = ()) -> sweep.Plan:
         """Claim the folder, write the plan and the index, and make the launcher."""
         hydra = self.config.hydra
-        typed = [one for one in hydra.overrides.hydra if not one.startswith(("hydra.mode=", "hydra.sweep.dir="))]
-        named = any(one.startswith("hydra.sweep.dir=") for one in hydra.overrides.hydra)
+        typed = [one for one in hydra.overrides.hydra if key_of(one) not in ("hydra.mode", "hydra.sweep.dir")]
+        named = "hydra.sweep.dir" in map(key_of, hydra.overrides.hydra)
         folder = Path(hydra.sweep.dir).absolute()
         plan = sweep.Plan(folder, self.entry, [*arguments, *typed], jobs, study)
         plan = sweep.claim(plan, anew=not named)
@@ -123,7 +115,7 @@ class JobSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=self.task_function, config=self.config
         )
-        sweep.write_index(plan.folder)
+        index.write(plan.folder)
         return plan
 
     @property
@@ -142,7 +134,7 @@ class JobSweeper(Sweeper):
         ValueError
             A job makes no sense, such as a key that one of the swept choices lacks.
         """
-        from microlatent import command, manual
+        from microlatent import manual, settling
         from microlatent.progress import track
 
         jobs = [list(overrides) for overrides in jobs]
@@ -155,7 +147,7 @@ class JobSweeper(Sweeper):
                 for key in ("resume", "rerun"):
                     if own[key]:
                         raise ValueError(f"{key}={own[key]} is for one run, and -m makes several. Leave -m out.")
-                settings.append(command.settled(self.entry, own, overrides))
+                settings.append(settling.settled(self.entry, own, overrides))
             except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
                 user_error = isinstance(error, (ValueError, OSError)) and not isinstance(error, OmegaConfBaseException)
                 reason = str(error) if user_error else manual.explain(error, overrides, self.entry)
@@ -189,116 +181,3 @@ def grid(fixed: list[str], swept: list[Override]) -> dict[int, list[str]]:
             )
         values.append([f"{key}={value}" for value in override.sweep_string_iterator()])
     return {number: [*fixed, *chosen] for number, chosen in enumerate(itertools.product(*values))}
-
-
-def run_missing(plan: sweep.Plan, launcher: Any, jobs_at_a_time: int | None) -> None:
-    """Run the jobs of a plan that are not done; a signal stops them all, saved."""
-    states = {row.job: row.state for row in sweep.index(plan.folder).itertuples()}
-    missing = [number for number, state in states.items() if state not in (*sweep.FINISHED, "running")]
-    for number in (number for number, state in states.items() if state == "running"):
-        logger.warning("Job %d is running in another process and is left to it.", number)
-    for number in missing:
-        sweep.clear(plan.folder / str(number))
-    if len(missing) < len(plan.jobs):
-        logger.info("%d of %d jobs are done; %d are to run.", len(plan.jobs) - len(missing), len(plan.jobs), len(missing))
-    if not missing:
-        return
-    if jobs_at_a_time is None:
-        launch_together(plan, missing, launcher)
-        return
-    pool, waiting = launching.Pool(launcher, jobs_at_a_time), list(missing)
-    raise_on_signals()
-    try:
-        while waiting or pool.running:
-            while waiting and pool.free:
-                number = waiting.pop(0)
-                path = plan.folder / str(number)
-                if run.read_status(sweep.job_folder(plan.folder, number)).get("state") in (*sweep.FINISHED, "running"):
-                    logger.info("job %d of %d is left to another process, which has begun it.", number, len(plan.jobs))
-                    continue
-                logger.info("job %d of %d begins: %s", number, len(plan.jobs), sweep.label(path))
-                pool.start(number, plan.jobs[number], path)
-            for ended in pool.wait():
-                if ended.error:
-                    note_failure(plan.folder, ended.number, ended.error)
-                how = f"failed: {ended.error}" if ended.error else "is done"
-                logger.info("job %d of %d %s", ended.number, len(plan.jobs), how)
-    except Interrupted as stop:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # the jobs have heard it; let them save
-        pool.stop(stop.number)
-        raise
-
-
-def launch_together(plan: sweep.Plan, numbers: list[int], launcher: Any) -> None:
-    """Hand several jobs to the launcher at once: one array on a cluster. How they ended is in their folders."""
-    batch = [[*plan.jobs[number], f"hydra.sweep.subdir={number}"] for number in numbers]
-
-    def working() -> bool:
-        return any(run.read_status(sweep.job_folder(plan.folder, number)).get("state") == "running" for number in numbers)
-
-    try:
-        with jobs_first(working):
-            returns = launcher.launch(batch, initial_job_idx=0)
-    except Interrupted:
-        sweep.write_index(plan.folder)  # a worker may have been killed after it saved and before it wrote this
-        if waiting := slurm.queued(plan.folder):
-            logger.warning("The jobs go on in SLURM without this process; to end them: scancel %s", " ".join(waiting))
-        raise
-    except Exception as error:
-        if type(error).__module__.split(".")[0] != "submitit":
-            raise
-        # It gives up at the first job that was killed, while others still run.
-        logger.warning("A job ended without a result (killed, or cancelled). Waiting for those that SLURM still has.")
-        while slurm.queued(plan.folder):
-            time.sleep(slurm.ASK_EVERY_S)
-        return
-    for number, done in zip(numbers, returns, strict=True):
-        if done.status.name != "COMPLETED":
-            note_failure(plan.folder, number, launching.first_line(done._return_value))
-
-
-def note_failure(folder: Path, number: int, reason: str) -> None:
-    """Say in a job's folder that it failed, where it could not say so itself, and write the index anew."""
-    path = folder / str(number)
-    state = run.read_status(sweep.job_folder(folder, number)).get("state")
-    if state is None:
-        path.mkdir(parents=True, exist_ok=True)
-        run.RunFolder(path).set("failed", reason=reason)
-    elif state == "lost":
-        run.RunFolder(path).set("lost", reason=reason)
-    sweep.write_index(folder)
-
-
-def conclude(folder: Path) -> None:
-    """Print the sweep's table and the jobs that failed.
-
-    Raises
-    ------
-    JobsFailed
-        Some did.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    from microlatent.command import run_name
-
-    sweep.write_index(folder)
-    table, plan, console = sweep.index(folder), sweep.read_plan(folder), Console(file=sys.stdout)
-    shown = Table(box=None)
-    columns = ["job", "state", *plan.varied, *[name for name in ("best_score", "seconds") if name in table]]
-    for name in columns:
-        shown.add_column(name, justify="left" if name in ("state", *plan.varied) else "right")
-    for row in table[columns].to_dict("records"):
-        shown.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    console.print(shown)
-    console.print(f"results: {run_name(folder)} ({sweep.INDEX} is the index)", soft_wrap=True)
-    for number in table.loc[table["state"] == "running", "job"]:
-        console.print(f"job {number} is still running in another process, which will write the index")
-    failed = table[~table["state"].isin((*sweep.FINISHED, "running"))]
-    if len(failed):
-        lines = [f"  job {row.job} ({row.state}): {row.error or 'not run'}" for row in failed.itertuples()]
-        raise JobsFailed(
-            f"{len(failed)} of {len(table)} jobs did not finish:\n" + "\n".join(lines) + f"\nWhat each said is in log.txt of its "
-            f"folder. When the reason is gone, run what is missing: python {plan.entry}.py resume={run_name(folder)}"
-        )

@@ -11,12 +11,14 @@ import logging
 import os
 import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from microlatent import run
+from microlatent.record import Record, is_alive
+from microlatent.run import can_continue
 from microlatent.sweeps import search_space, sweep
 from microlatent.sweeps.launching import Finished
 from microlatent.sweeps.study import OpenStudy, patiently
@@ -70,7 +72,7 @@ class Trials:
         while True:
             trial = patiently(lambda: self.study.ask(self.space))
             owner, path = _this_process(), str(self.folder / str(trial.number))
-            patiently(lambda number=trial.number, facts={"owner": owner, "folder": path}: self.opened.annotate(number, **facts))
+            patiently(partial(self.opened.annotate, trial.number, owner=owner, folder=path))
             # Others may have asked at the same time. Who came first stays; a trial from the queue, whose number is old, yields.
             is_queued = "again" in trial.user_attrs
             before = [one for one in self.underway() if one.number < trial.number or (is_queued and one.number != trial.number)]
@@ -87,7 +89,7 @@ class Trials:
                 logger.info("Every combination of the %d has been tried: the study ends here.", len(tried))
                 self.is_exhausted = True
                 return None
-            patiently(lambda values=fresh: self.study.enqueue_trial(values))
+            patiently(partial(self.study.enqueue_trial, fresh))
         self.mine.add(trial.number)
         if is_queued:
             self._take_over(trial.number, trial.user_attrs["again"])
@@ -106,7 +108,7 @@ class Trials:
             The run has no such metric as the study's objective.
         """
         self.mine.discard(ended.number)
-        status = run.read_status(self.folder / str(ended.number))
+        status = Record(self.folder / str(ended.number)).status
         if ended.error is None:
             self._finish(ended.number, ended.value)
         elif status.get("state") == "interrupted":
@@ -144,10 +146,11 @@ class Trials:
             if trial.number in self.mine or _is_alive(trial):
                 continue
             path = self.folder_of(trial)
-            status = run.read_status(path)
+            record = Record(path)
+            status = record.status
             match status.get("state"), _is_here(trial):
                 case (("completed" | "pruned"), _):
-                    self._finish(trial.number, status.get("metrics") or {"pruned": status["state"] == "pruned"})
+                    self._finish(trial.number, record.metrics or {"pruned": status["state"] == "pruned"})
                 case "failed", True:
                     self._fail(trial.number, str(status.get("reason")))
                 case "running", True:
@@ -177,12 +180,12 @@ class Trials:
     def _take_over(self, number: int, lost: int) -> None:
         """Go on with the run of a lost trial, under the number that its values have now, with what it had reported."""
         before, after = (self.folder / str(one) for one in (lost, number))
-        if not run.can_continue(before):
+        if not can_continue(before):
             return
         before.rename(after)
         sweep.remove_job(self.folder, lost)
         for epoch, value in self.opened.trial(lost).intermediate_values.items():
-            patiently(lambda epoch=epoch, value=value: self.opened.report(number, epoch, value))
+            patiently(partial(self.opened.report, number, epoch, value))
         logger.info("Trial %d goes on as trial %d.", lost, number)
 
     def close(self, number: int, state: str, values: list[float] | None = None, **facts: Any) -> bool:
@@ -252,10 +255,7 @@ def _is_alive(trial: Any) -> bool:
         return trial.datetime_start is not None and time.time() - trial.datetime_start.timestamp() < SECONDS_TO_SIGN
     if owner["host"] != socket.gethostname():
         return False  # not known: the run's own status decides
-    try:
-        return abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1.0
-    except psutil.NoSuchProcess:
-        return False
+    return is_alive(owner["pid"], owner["started"])
 
 
 def _shown(distribution: Any) -> str:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from microlatent import config, run
+from microlatent import config, overrides
 from microlatent.analysis import configurations
-from microlatent.command import run_name
+from microlatent.record import DAMAGE, Record, is_sweep
+from microlatent.run import run_name
 from microlatent.sweeps import sweep
 
 REVIEWS = ("compare", "report")  # below a run, but about it
+DAMAGED = "damaged"  # the state of a run that cannot be compared, since not all of it can be read
+UNKNOWN = "unknown"  # the task of a run whose config.yaml is damaged: it is listed, with what is wrong
 
 
 @dataclass
@@ -54,22 +56,22 @@ def gather(specs: list[str], outputs: str) -> tuple[list[Run], dict[str, str]]:
     study: dict[str, str] = {}
     for spec in specs:
         folder = Path(spec).absolute()
-        if sweep.is_sweep(folder):
+        if is_sweep(folder):
             plan = sweep.read_plan(folder)
             if plan.entry != "train":
                 raise ValueError(_no_training(f"{spec} is a sweep of {plan.entry}.py"))
             study = study or (plan.study or {}).get("objectives", {})
-            jobs = {sweep.job_folder(folder, number): overrides for number, overrides in sorted(plan.jobs.items())}
-            found |= {path: read(path, overrides) for path, overrides in jobs.items()}
+            jobs = {sweep.job_folder(folder, number): typed for number, typed in sorted(plan.jobs.items())}
+            found |= {path: read(path, typed) for path, typed in jobs.items()}
         elif folder.is_dir() and not (folder / "config.yaml").is_file():
-            runs = [path for path in sorted(folder.iterdir()) if _task(path) == "train"]
+            runs = [path for path in sorted(folder.iterdir()) if _task(Record(path)) in ("train", UNKNOWN)]
             if not runs:
                 raise FileNotFoundError(f"task.runs={spec}: there is no training run in {folder}. Name a run, or a sweep.")
             found |= {path: read(path) for path in runs}
         else:
             for path in sweep.expand([spec], outputs):
-                if _task(path) != "train":
-                    raise ValueError(_no_training(f"{spec} is a run of task={_task(path)}"))
+                if (task := _task(Record(path))) not in ("train", UNKNOWN):
+                    raise ValueError(_no_training(f"{spec} is a run of task={task}"))
                 found[path] = read(path)
     return list(found.values()), study
 
@@ -81,51 +83,39 @@ def _no_training(what: str) -> str:
     )
 
 
-def _task(path: Path) -> str | None:
-    try:
-        return run.read_config(path)["task"]["name"]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+def _task(record: Record) -> str | None:
+    task = record.get("task", "name")
+    return UNKNOWN if task is None and record.problem("config.yaml") else task
 
 
-def read(path: Path, overrides: list[str] | None = None) -> Run:
-    """Read one run; ``overrides`` are those of a sweep's job, which may not have begun."""
-    status = run.read_status(path)
-    state = status.get("state", "pending")
-    one = Run(run_name(path), path, state, reason=(str(status.get("reason", "")).splitlines() or [""])[0])
-    if not (path / "config.yaml").is_file():
+def read(path: Path, typed: list[str] | None = None) -> Run:
+    """Read one run; ``typed`` are the overrides of a sweep's job, which may not have begun."""
+    record = Record(path)
+    status, provenance, data = record.status, record.provenance, record.provenance.get("data") or {}
+    one = Run(run_name(path), path, record.state or "pending", reason=(status.get("reason", "").splitlines() or [""])[0])
+    if record.problems:
+        one.state, one.reason = DAMAGED, "; ".join(record.problems)
+    if not record.config:
         one.reason = one.reason or sweep.label(path)
         return one
-    container, provenance = run.read_config(path), run.read_provenance(path)
-    one.settings, one.seed, one.started = config.flat(container), container["seed"], status.get("started", "")
-    one.typed = set(sweep.parts(_typed(path) if overrides is None else overrides))
-    hardware, data = provenance.get("hardware", {}), provenance.get("data") or {}
+    one.settings, one.seed, one.started = config.flat(record.config), record.get("seed"), status.get("started", "")
+    one.typed = set(overrides.texts(record.overrides if typed is None else typed))
+    hardware = provenance.get("hardware") or {}
     one.machine = " ".join(str(value) for value in (status.get("host"), hardware.get("processor"), hardware.get("gpu")) if value)
     one.data = json.dumps([data.get(key) for key in ("fingerprints", "channels", "shape_px")], sort_keys=True)
     one.split = data.get("split_hash", "")
-    if state == "completed":
-        one.metrics = _numbers(status) | _throughput(path) | _of_tasks(path)
+    if one.state == "completed":
+        one.metrics = record.metrics | _throughput(path) | _of_tasks(path)
     return one
-
-
-def _typed(path: Path) -> list[str]:
-    try:
-        return yaml.safe_load((path / ".hydra" / "overrides.yaml").read_text()) or []
-    except FileNotFoundError:
-        return []
-
-
-def _numbers(status: dict[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in (status.get("metrics") or {}).items() if isinstance(value, int | float)}
 
 
 def _throughput(path: Path) -> dict[str, float]:
     """Median over the epochs, which one slow epoch does not move."""
     try:
         history = pd.read_csv(path / "history.csv")
-    except (FileNotFoundError, pd.errors.EmptyDataError):
+        return {"patches_per_s": float(history["patches_per_s"].median())}
+    except DAMAGE:
         return {}
-    return {"patches_per_s": float(history["patches_per_s"].median())} if "patches_per_s" in history else {}
 
 
 def _of_tasks(path: Path) -> dict[str, float]:
@@ -133,9 +123,9 @@ def _of_tasks(path: Path) -> dict[str, float]:
     found = {}
     for child in sorted(path.iterdir()):
         if child.name not in REVIEWS and "-" not in child.name:
-            status = run.read_status(child) if child.is_dir() else {}
-            if status.get("state") == "completed":
-                found |= {f"{child.name}.{name}": value for name, value in _numbers(status).items()}
+            below = Record(child)
+            if below.state == "completed":
+                found |= {f"{child.name}.{name}": value for name, value in below.metrics.items()}
     return found
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from microlatent.files import write_text
+from microlatent.record import is_sweep
 from microlatent.report import page
 from microlatent.results import Preflight
 from microlatent.schemas import Settings
-from microlatent.sweeps import sweep
 
 PAGE = "report.html"
 
@@ -24,7 +24,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
 def preflight(settings: Settings, out: Path) -> Preflight:
     """Say what would be read and written."""
     folder = Path(settings.run)
-    kind = "sweep" if sweep.is_sweep(folder) else "run"
+    kind = "sweep" if is_sweep(folder) else "run"
     return Preflight(
         reads=[f"{folder} ({kind})"], writes=[str(out / PAGE)], memory_mb=300, disk_mb=page.MAX_BYTES / 1e6, seconds=5
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from microlatent.record import Record
 from microlatent.report import plots
 from microlatent.report.blocks import Code, Folded, Note, Table, with_interval
 from microlatent.report.pictures import Album
-from microlatent.report.reading import Record, read_csv
+from microlatent.report.reading import read_csv
 from microlatent.report.values import label, number
 
 

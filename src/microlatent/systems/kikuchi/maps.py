@@ -26,8 +26,8 @@ from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import draw_maps as drawing
 from microlatent.systems.kikuchi import scan_maps
 from microlatent.systems.kikuchi.draw_maps import Window
-from microlatent.systems.kikuchi.maps_input import MapsInput
 from microlatent.systems.kikuchi.maps_patterns import (
+    MapsInput,
     divergence,
     draw_patterns,
     load_decoder,

@@ -17,7 +17,6 @@ from microlatent.results import Results
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import draw_maps as drawing
 from microlatent.systems.kikuchi.draw_maps import Window
-from microlatent.systems.kikuchi.maps_input import MapsInput
 from microlatent.systems.kikuchi.schema import MapsKikuchiConfig
 
 if TYPE_CHECKING:
@@ -46,6 +45,25 @@ class Pictures(NamedTuple):
             "none": "counts",
         }
         return words.get(self.normaliser.mode, "normalised units")
+
+
+class MapsInput(NamedTuple):
+    """What the task starts from: latents, the drawn part of every scan, and the model."""
+
+    latents: Latents
+    windows: list[Window]
+    dims: list[int]  # mapped
+    pictures: Pictures | None  # the model and its patterns; None without a run
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Return the positions in the table of the points of the chosen scans."""
+        return np.concatenate([window.scan.rows for window in self.windows])
+
+    def train(self) -> np.ndarray:
+        """Return the training points of the chosen scans; all of them where these are of no training part."""
+        train = np.intersect1d(self.latents.training_rows(), self.rows)
+        return train if len(train) > 1 else self.rows
 
 
 def load_decoder(settings: Settings, latents: Latents) -> Pictures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microlatent.sweeps import sweeper
+from microlatent.sweeps import running, sweeper
 
 
 class GridSweeper(sweeper.JobSweeper):
@@ -16,5 +16,5 @@ class GridSweeper(sweeper.JobSweeper):
         if self.config.check:
             return self.preflight(jobs.values())
         plan = self.begin(jobs, arguments=[*fixed, *(override.input_line for override in swept)])
-        sweeper.run_missing(plan, self.launcher, self.jobs_at_a_time)
-        return sweeper.conclude(plan.folder)
+        running.run_missing(plan, self.launcher, self.jobs_at_a_time)
+        return running.conclude(plan.folder)
