@@ -6,6 +6,7 @@ import shutil
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.conftest import ROOT
@@ -38,7 +39,7 @@ class BlindConfig:
 
 
 class Blind(torch.nn.Module):
-    def __init__(self, config, channels, shape_px):
+    def __init__(self, config, channels, shape):
         super().__init__()
         self.level = torch.nn.Parameter(torch.zeros(channels, 1, 1))
 
@@ -70,7 +71,7 @@ def plugin(command):
 
 def shared_files():
     """Return every file of the project that a plugin might be tempted to touch, with what it holds."""
-    folders = ("src", "conf", "hydra_plugins")
+    folders = ("src", "conf")
     return {path: path.read_bytes() for folder in folders for path in (ROOT / folder).rglob("*.*") if path.suffix != ".pyc"}
 
 
@@ -109,6 +110,21 @@ def test_documented_data_task_and_section_touch_no_shared_file(plugin, command):
     assert "Spread of the stacks" in pages[0]
     assert "Table: spread" in pages[1]
     assert shared_files() == before
+
+
+def test_documented_metric_is_measured_monitored_and_reported(plugin, command, stores_folder):
+    options = [
+        "plugins=[my_package.my_models,my_package.my_metrics]",
+        "model=linear_ae",
+        f"data.store={stores_folder}",
+        "name=mine",
+    ]
+    plugin("train", *options, "trainer.epochs=2", "trainer.monitor=worst_pixel")
+    (folder,) = command.folder.glob("outputs/mine/*")
+    history, numbers = pd.read_csv(folder / "history.csv"), pd.read_csv(folder / "summary.csv", index_col="metric")["value"]
+    assert numbers["best_score"] == pytest.approx(history["val_worst_pixel"].min())
+    plugin("analyze", "task=report", "run=latest", "plugins=[my_package.my_metrics]")
+    assert "largest error of a pixel" in (folder / "report" / "report.html").read_text()
 
 
 def test_kind_of_data_with_the_fewest_settings_is_trained_on_and_encoded(plugin, command, stores_folder):

@@ -128,9 +128,13 @@ def _refused_or(plan: Plan, folder: Path, settings: Settings) -> Plan:
 
     Raises
     ------
+    FileNotFoundError
+        There is nothing to assemble.
     ValueError
         Two stores would have one name, or one is there that was made from another ``data.root`` (but see ``task.overwrite``).
     """
+    if not plan.units:
+        raise FileNotFoundError(f"data.root={settings.data.root} holds no {plan.table} to assemble.")
     names = [unit.name for unit in plan.units]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
