@@ -12,21 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from microlatent import contract
-from microlatent.config import (
-    CONF,
-    GROUPS,
-    REGISTRY,
-    SYSTEMS,
-    Choice,
-    build,
-    choice,
-    load_plugins,
-    model_keys,
-    nearest,
-    task_choice,
-    tasks,
-)
+from microlatent import config, contract
 from microlatent.overrides import texts
 from microlatent.record import is_sweep
 from microlatent.run import find, read_config
@@ -45,13 +31,13 @@ def settled(entry: str, cfg: Any, overrides: list[str]) -> Settings:
     """
     check_origin(cfg, entry)
     run_config = None
-    if cfg.run and choice("task", cfg.task.name).reviews:
+    if cfg.run and config.choice("task", cfg.task.name).reviews:
         folder = Path(cfg.run).absolute()
         cfg.run = str(folder if is_sweep(folder) else find(cfg.run, cfg.outputs, cfg.name))
     elif cfg.run:
         cfg.run = str(find(cfg.run, cfg.outputs, cfg.name))
         run_config = read_config(Path(cfg.run))
-        load_plugins(run_config["plugins"])
+        config.load_plugins(run_config["plugins"])
         cfg = with_run_data(cfg, overrides, run_config)
     container: Any = OmegaConf.to_container(cfg, resolve=True)
     settings = settle(container, entry, overrides)
@@ -76,20 +62,20 @@ def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[s
     known = {field.name for field in fields(Settings)}
     for key in container:
         if key not in known:
-            raise ValueError(f"{key} is no setting. {nearest(key, known)}")
+            raise ValueError(f"{key} is no setting. {config.nearest(key, known)}")
     if entry != "train" and "model" not in texts(overrides):
         for key in container.get("model") or {}:
-            if key not in model_keys():
-                raise ValueError(f"model.{key} is no setting of any model. {nearest(key, model_keys())}")
+            if key not in config.model_keys():
+                raise ValueError(f"model.{key} is no setting of any model. {config.nearest(key, config.model_keys())}")
         container["model"] = None
     prefer_typed(container, overrides)
     named = (container.get("task") or {}).get("name")
-    if named in REGISTRY["task"] and REGISTRY["task"][named].reviews:
+    if named in config.REGISTRY["task"] and config.REGISTRY["task"][named].reviews:
         container["data"] = None  # what runs left behind is all that such a task reads
     data = (container.get("data") or {}).get("name")
-    groups = {group: build(group, container[group], data) for group in GROUPS if container.get(group) is not None}
+    groups = {group: config.build(group, container[group], data) for group in config.GROUPS if container.get(group) is not None}
     settings = Settings(**{**container, **groups})
-    task = task_choice(settings.task.name, data)
+    task = config.task_choice(settings.task.name, data)
     if task.entry != entry:
         raise ValueError(
             f"task={task.name} is not a task of {entry}.py. Type: python {task.entry}.py task={task.name} ..."
@@ -104,8 +90,8 @@ def settle(container: dict[str, Any], entry: str, overrides: list[str] | tuple[s
 def prefer_typed(container: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> None:
     """Let the values of a choice that was typed win over those of the experiment: ``trainer=smoke`` is short in every recipe."""
     typed = texts(overrides)
-    for group in GROUPS:
-        path = CONF / group / f"{typed.get(group)}.yaml"
+    for group in config.GROUPS:
+        path = config.CONF / group / f"{typed.get(group)}.yaml"
         if group in typed and path.is_file() and container.get(group):
             values: Any = OmegaConf.to_container(OmegaConf.load(path))
             for key in [key for key in values if key != "defaults" and f"{group}.{key}" not in typed]:
@@ -137,12 +123,16 @@ def check_origin(cfg: Any, entry: str) -> None:
         raise ValueError(f"{' and '.join(given)} exclude each other: give one of them.")
 
 
-def check_combination(settings: Settings, entry: str, task: Choice) -> None:
+def check_combination(settings: Settings, entry: str, task: config.Choice) -> None:
     """Refuse what makes sense in no command, before any data are read."""
     if entry == "train" and settings.model is None:
-        raise ValueError(f"train.py needs a model. {nearest('', REGISTRY['model'])} For example: python train.py model=vqvae_z16")
+        raise ValueError(
+            f"train.py needs a model. {config.nearest('', config.REGISTRY['model'])} For example: python train.py model=vqvae_z16"
+        )
     if settings.data is None and not task.reviews:
-        raise ValueError(f"{entry}.py needs data. {nearest('', REGISTRY['data'])} For example: data=wells data.root=<folder>")
+        raise ValueError(
+            f"{entry}.py needs data. {config.nearest('', config.REGISTRY['data'])} For example: data=wells data.root=<folder>"
+        )
     if entry != "train" and settings.model is not None:
         raise ValueError(
             f"model={settings.model.name} has no effect in {entry}.py: the model comes from run=<folder of a training run>. "
@@ -157,8 +147,8 @@ def check_combination(settings: Settings, entry: str, task: Choice) -> None:
             "patches into more pieces than it has."
         )
     # A task may work on a plugin's kind of data that its declaration cannot know; one that is ours is known not to fit.
-    if task.data and settings.data.name not in task.data and settings.data.name in SYSTEMS:
-        there = ", ".join(f"task={name}" for name in tasks(entry, settings.data.name))
+    if task.data and settings.data.name not in task.data and settings.data.name in config.SYSTEMS:
+        there = ", ".join(f"task={name}" for name in config.tasks(entry, settings.data.name))
         raise ValueError(
             f"task={task.name} is for data={' and data='.join(task.data)}, not for data={settings.data.name} (data=wells stands "
             f"where neither data nor run is typed). Name the data that it is for, or choose a task for these: {there}."
@@ -166,10 +156,10 @@ def check_combination(settings: Settings, entry: str, task: Choice) -> None:
     check_needs(settings, entry, task)
 
 
-def check_needs(settings: Settings, entry: str, task: Choice) -> None:
+def check_needs(settings: Settings, entry: str, task: config.Choice) -> None:
     """Refuse a task that was not given what it declares to need."""
     needs, run, data = task.needs, settings.run, settings.data
-    has_root = data is not None and "root" in choice("data", data.name).settings  # what a plugin reads may have none
+    has_root = data is not None and "root" in config.choice("data", data.name).settings  # what a plugin reads may have none
     if has_root and data.root is None and ("root" in needs or ("data" in needs and data.store is None)):
         raise ValueError(
             f"data.root is not set. Name the folder of your files, data.root=<folder>, or try the simulated specimen: "
@@ -196,17 +186,17 @@ def refuse_incapable(settings: Settings, run_config: dict[str, Any]) -> None:
     ValueError
         The model lacks a capability; the message says which tasks work on the run.
     """
-    task, model = task_choice(settings.task.name, settings.data.name), (run_config.get("model") or {}).get("name")
+    task, model = config.task_choice(settings.task.name, settings.data.name), (run_config.get("model") or {}).get("name")
     reads_table = "latents" in task.settings
     if reads_table and (settings.task.latents is not None or (Path(str(settings.run)) / "process" / "latents.h5ad").is_file()):
         return
-    if not task.wants or model not in REGISTRY["model"]:  # which is said where the model is loaded
+    if not task.wants or model not in config.REGISTRY["model"]:  # which is said where the model is loaded
         return
-    built = choice("model", model).load()
+    built = config.choice("model", model).load()
     if missing := contract.lacking(built, task.wants):
         able = [
             f"task={name}"
-            for name, one in tasks(data=run_config["data"]["name"]).items()
+            for name, one in config.tasks(data=run_config["data"]["name"]).items()
             if not {"root", "data"} & {*one.needs} and not contract.lacking(built, one.wants)
         ]
         raise ValueError(
@@ -222,7 +212,7 @@ def with_run_data(cfg: DictConfig, overrides: list[str], run_config: dict[str, A
     same = cfg.data is not None and cfg.data.get("name") == run_config["data"]["name"]
     if "data" in typed and not same:
         return cfg  # the user names another kind of data: channels and shape are checked when it is opened
-    schema = choice("data", run_config["data"]["name"]).schema
+    schema = config.choice("data", run_config["data"]["name"]).schema
     data = OmegaConf.merge(OmegaConf.structured(schema), run_config["data"])
     for key in typed:
         if key.startswith("data.") and same:

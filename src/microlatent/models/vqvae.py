@@ -19,16 +19,8 @@ from torch import Tensor, nn
 from microlatent import distributed
 from microlatent.contract import Batch
 from microlatent.losses import Losses
+from microlatent.models import phases
 from microlatent.models.normalise import BatchNorm, as_rows, from_rows
-from microlatent.models.phases import (
-    conv_blocks,
-    conv_pairs,
-    conv_transpose_to_blocks,
-    from_blocks,
-    pad_columns,
-    pointwise_on_blocks,
-    to_blocks,
-)
 from microlatent.models.quantiser import Quantiser, matching_loss, perplexity
 from microlatent.models.square import side_px
 from microlatent.schemas import VQVAEConfig
@@ -52,7 +44,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: BatchNorm, statistics: str) -> T
     """
     weight, bias = norm.fold(conv.weight, conv.bias) if statistics == "eval" else (conv.weight, conv.bias)
     is_padded = x.shape[3] > x.shape[2]
-    y = conv_pairs(x, weight, bias) if is_padded else F.conv2d(x, weight, bias, stride=conv.stride, padding=conv.padding)
+    y = phases.conv_pairs(x, weight, bias) if is_padded else F.conv2d(x, weight, bias, stride=conv.stride, padding=conv.padding)
     return normalise(y, norm, statistics)
 
 
@@ -63,7 +55,7 @@ def normalise(y: Tensor, norm: BatchNorm, statistics: str) -> Tensor:
 
 def up(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
     """Double the size with a transposed convolution; the result is in blocks."""
-    return conv_transpose_to_blocks(x, conv.weight, conv.bias)
+    return phases.conv_transpose_to_blocks(x, conv.weight, conv.bias)
 
 
 class _WeightedSquares(torch.autograd.Function):
@@ -163,7 +155,7 @@ class VQVAE(nn.Module):
                     # Normalisation takes this bias away again. Its gradient is rounding noise, by which Adam would move it.
                     conv.bias.requires_grad_(False)
         # 1 on the image, 0 on the ring around it.
-        self.register_buffer("inside", to_blocks(torch.ones(1, 1, patch_px, patch_px)), persistent=False)
+        self.register_buffer("inside", phases.to_blocks(torch.ones(1, 1, patch_px, patch_px)), persistent=False)
         unrelated = config.matching_unrelated if config.matching == "mean" else 0.0
         weights = torch.tensor([unrelated, config.matching_track, config.matching_adjacent])
         self.register_buffer("matching_weights", weights, persistent=False)
@@ -184,11 +176,11 @@ class VQVAE(nn.Module):
             weight = torch.einsum("dmyx,mc->dcyx", weight, mix)
         if statistics == "eval":
             weight, bias = norm.fold(weight, bias)
-        convolve = conv_blocks if x.shape[1] == 4 * self.channels else conv_pairs
+        convolve = phases.conv_blocks if x.shape[1] == 4 * self.channels else phases.conv_pairs
         y = convolve(x, weight[:, : self.channels], bias if self.is_z32 else None)
         if not self.is_z32:
             # The same map for every patch. Added as rows of numbers, because its gradient, a sum over patches, is faster so.
-            offset = conv_blocks(self.inside, weight[:, self.channels :], bias)
+            offset = phases.conv_blocks(self.inside, weight[:, self.channels :], bias)
             rows, offset = as_rows(y), as_rows(offset).flatten(1)
             flat = rows.flatten(1)
             rows = (flat + offset if flat.requires_grad else flat.add_(offset)).view(rows.shape)
@@ -210,23 +202,23 @@ class VQVAE(nn.Module):
     def decoder(self, z_after: Tensor, statistics: str) -> Tensor:
         """Return the features (B, C, Y / 2, X / 2), at half the size of the patch."""
         if self.is_z32:
-            y = from_blocks(up(self.dec[0](z_after, statistics), self.dec[1]))
+            y = phases.from_blocks(up(self.dec[0](z_after, statistics), self.dec[1]))
             if statistics == "eval":
                 norm = self.dec[2]
                 return F.relu(F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps))
             return self.dec[2](y)
-        y = F.relu(from_blocks(up(z_after, self.dec[0])), inplace=True)
-        return F.relu(from_blocks(up(y, self.dec[2])), inplace=True)
+        y = F.relu(phases.from_blocks(up(z_after, self.dec[0])), inplace=True)
+        return F.relu(phases.from_blocks(up(y, self.dec[2])), inplace=True)
 
     def head(self, features: Tensor) -> Tensor:
         """Return the reconstruction in blocks; its outer ring is not of the image."""
         y = up(features, self.dec[4])
-        return y if self.is_z32 else pointwise_on_blocks(F.relu(y, inplace=True), self.dec[6].weight, self.dec[6].bias)
+        return y if self.is_z32 else phases.pointwise_on_blocks(F.relu(y, inplace=True), self.dec[6].weight, self.dec[6].bias)
 
     def forward(self, x: Tensor) -> VQVAEOutput:
         """Encode, quantise and decode, with the statistics of the batch in training and the running ones otherwise."""
         statistics = "batch" if self.training else "eval"
-        x_blocks = to_blocks(x)
+        x_blocks = phases.to_blocks(x)
         z = self.encoder(x_blocks, statistics)
         z_after, commitment, codes = self.vq(z)
         return VQVAEOutput(x_blocks, self.decoder(z_after, statistics), z, z_after, commitment, codes)
@@ -255,7 +247,7 @@ class VQVAE(nn.Module):
 
     def recon_loss(self, out: VQVAEOutput, mask: Tensor | None) -> Tensor:
         """Mean over pixels of the weighted squared error; the weight is 0 on the ring around the image."""
-        weight = self.inside if mask is None else to_blocks(mask)
+        weight = self.inside if mask is None else phases.to_blocks(mask)
         weight = weight[:, :, None] * torch.rsqrt(self.channel_var)[:, None, :, 0, 0, None, None]
         weight = weight.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
 
@@ -274,14 +266,14 @@ class VQVAE(nn.Module):
             ``eval``: running statistics of training. ``instance``: each patch's own, what the reference's inference (train mode,
             one patch at a time) amounts to. Weights, running statistics and train/eval mode stay as they are.
         """
-        z = self.encoder(pad_columns(x), norm)
+        z = self.encoder(phases.pad_columns(x), norm)
         return {"before": z.float().flatten(1), "after": self.vq.nearest(z).flatten(1)}
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the reconstruction (B, C, Y, X) in the units of the input, with running statistics."""
-        z_after = self.vq.nearest(self.encoder(pad_columns(x), "eval"))
-        return from_blocks(self.head(self.decoder(z_after, "eval"))).float()
+        z_after = self.vq.nearest(self.encoder(phases.pad_columns(x), "eval"))
+        return phases.from_blocks(self.head(self.decoder(z_after, "eval"))).float()
 
     def end_epoch(self, tallies: dict[str, Tensor], training: bool) -> tuple[dict[str, float], list[str]]:
         """Summarise the use of the codebook over an epoch; after training, revive dead codes if wanted.

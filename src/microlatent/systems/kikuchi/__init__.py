@@ -1,30 +1,17 @@
 """Kikuchi: EBSD scans of diffraction patterns, from vendors' files to latents that go with elements and grains."""
 
 from microlatent.config import register
-from microlatent.systems.kikuchi.schema import (
-    AssembleKikuchiConfig,
-    AssociateConfig,
-    BandContrastConfig,
-    ClusterKikuchiConfig,
-    KikuchiConfig,
-    MapsKikuchiConfig,
-)
+from microlatent.systems.kikuchi import schema
 
-register(
-    "data",
-    "kikuchi",
-    KikuchiConfig,
-    "microlatent.systems.kikuchi.source:open_source",
-    specimens="microlatent.systems.kikuchi.simulate.specimens",
-)
-register("task/assemble", "kikuchi", AssembleKikuchiConfig, "microlatent.systems.kikuchi.assemble")
-register("task/maps", "kikuchi", MapsKikuchiConfig, "microlatent.systems.kikuchi.maps")
-register("task/cluster", "kikuchi", ClusterKikuchiConfig, "microlatent.systems.kikuchi.cluster")
+register("data", "kikuchi", schema.KikuchiConfig, f"{__name__}.source:open_source", specimens=f"{__name__}.simulate.specimens")
+register("task/assemble", "kikuchi", schema.AssembleKikuchiConfig, f"{__name__}.assemble")
+register("task/maps", "kikuchi", schema.MapsKikuchiConfig, f"{__name__}.maps")
+register("task/cluster", "kikuchi", schema.ClusterKikuchiConfig, f"{__name__}.cluster")
 register(
     "task",
     "bandcontrast",
-    BandContrastConfig,
-    "microlatent.systems.kikuchi.bandcontrast",
+    schema.BandContrastConfig,
+    f"{__name__}.bandcontrast",
     "analyze",
     data=("kikuchi",),
     needs=("root",),
@@ -34,12 +21,12 @@ register(
 register(
     "task",
     "associate",
-    AssociateConfig,
-    "microlatent.systems.kikuchi.associate",
+    schema.AssociateConfig,
+    f"{__name__}.associate",
     "analyze",
     data=("kikuchi",),
     wants=("encode",),
     title="Associations",
     order=92,
-    section="microlatent.systems.kikuchi.report:associations",
+    section=f"{__name__}.report:associations",
 )

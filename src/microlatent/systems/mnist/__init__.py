@@ -3,5 +3,5 @@
 from microlatent.config import register
 from microlatent.systems.mnist.schema import AssembleMnistConfig, MnistConfig
 
-register("data", "mnist", MnistConfig, "microlatent.systems.mnist.source:open_source")
-register("task/assemble", "mnist", AssembleMnistConfig, "microlatent.systems.mnist.assemble")
+register("data", "mnist", MnistConfig, f"{__name__}.source:open_source")
+register("task/assemble", "mnist", AssembleMnistConfig, f"{__name__}.assemble")

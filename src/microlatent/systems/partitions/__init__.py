@@ -1,27 +1,15 @@
 """Partitions: multiplexed tissue cut into squares, from images to outcomes of subjects."""
 
 from microlatent.config import register
-from microlatent.systems.partitions.schema import (
-    AssemblePartitionsConfig,
-    MapsConfig,
-    OutcomeConfig,
-    PartitionsConfig,
-    ReconstructConfig,
-)
+from microlatent.systems.partitions import schema
 
-register(
-    "data",
-    "partitions",
-    PartitionsConfig,
-    "microlatent.systems.partitions.source:open_source",
-    specimens="microlatent.systems.partitions.simulate",
-)
-register("task/assemble", "partitions", AssemblePartitionsConfig, "microlatent.systems.partitions.assemble")
+register("data", "partitions", schema.PartitionsConfig, f"{__name__}.source:open_source", specimens=f"{__name__}.simulate")
+register("task/assemble", "partitions", schema.AssemblePartitionsConfig, f"{__name__}.assemble")
 register(
     "task",
     "reconstruct",
-    ReconstructConfig,
-    "microlatent.systems.partitions.reconstruct",
+    schema.ReconstructConfig,
+    f"{__name__}.reconstruct",
     "infer",
     data=("partitions",),
     needs=("run",),
@@ -29,16 +17,16 @@ register(
     title="Full-size reconstructions",
     order=50,
 )
-register("task/maps", "partitions", MapsConfig, "microlatent.systems.partitions.maps")
+register("task/maps", "partitions", schema.MapsConfig, f"{__name__}.maps")
 register(
     "task",
     "outcome",
-    OutcomeConfig,
-    "microlatent.systems.partitions.outcome",
+    schema.OutcomeConfig,
+    f"{__name__}.outcome",
     "analyze",
     data=("partitions",),
     wants=("encode",),
     title="Outcome prediction",
     order=94,
-    section="microlatent.systems.partitions.report:prediction",
+    section=f"{__name__}.report:prediction",
 )

@@ -8,20 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from microlatent.systems.kikuchi.ebsd import h5
 from microlatent.systems.kikuchi.ebsd.grid import not_square
-from microlatent.systems.kikuchi.ebsd.h5 import (
-    column,
-    count,
-    find,
-    number,
-    one_pattern,
-    open_stack,
-    phase_names,
-    scan_groups,
-    scan_name,
-    steps_um,
-    text,
-)
 from microlatent.systems.kikuchi.ebsd.scan import Scan, grid_points, phase_numbers
 
 logger = logging.getLogger(__name__)
@@ -38,26 +26,26 @@ def open_bruker(path: Path, file: h5py.File, patterns: str) -> list[Scan]:
     ValueError
         The region is no rectangle, the grid is hexagonal, or a data set is missing or does not fit the map.
     """
-    groups = scan_groups(path, file)
-    return [_open(path, file, group, scan_name(path, group, len(groups))) for group in groups]
+    groups = h5.scan_groups(path, file)
+    return [_open(path, file, group, h5.scan_name(path, group, len(groups))) for group in groups]
 
 
 def _open(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
-    data, header = find(group, "EBSD/Data"), find(group, "EBSD/Header")
-    grid = text(find(header, "Grid Type"))
+    data, header = h5.find(group, "EBSD/Data"), h5.find(group, "EBSD/Header")
+    grid = h5.text(h5.find(header, "Grid Type"))
     if grid and grid.lower() != "isometric":
         raise not_square(f"{path}: {header.name}/Grid Type is {grid!r}")
-    dataset = find(data, "RawPatterns")
+    dataset = h5.find(data, "RawPatterns")
     dataset = dataset if isinstance(dataset, h5py.Dataset) else None
-    quality = column(find(data, "RadonQuality"))
+    quality = h5.column(h5.find(data, "RadonQuality"))
     num = len(dataset) if dataset is not None else None if quality is None else len(quality)
     y, x, map_shape = _places(path, group, header, num)
-    stack = None if dataset is None else open_stack(path, dataset, map_shape)
-    columns = {key: column(find(data, bruker)) for key, bruker in (COLUMNS | DEGREES).items()}
+    stack = None if dataset is None else h5.open_stack(path, dataset, map_shape)
+    columns = {key: h5.column(h5.find(data, bruker)) for key, bruker in (COLUMNS | DEGREES).items()}
     columns = {key: np.radians(values) if key in DEGREES else values for key, values in columns.items() if values is not None}
     if "phase" in columns:
         columns["phase"] = phase_numbers(columns["phase"])
-    step_um = steps_um(header, "YSTEP", "XSTEP")
+    step_um = h5.steps_um(header, "YSTEP", "XSTEP")
     points, order = grid_points(path, map_shape, step_um, columns, y=y, x=x)
     return Scan(
         name=name,
@@ -68,9 +56,9 @@ def _open(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
         stack=stack,
         order=None if stack is None else order,
         no_patterns=f"{data.name} has no RawPatterns: export the scan from Esprit with patterns.",
-        phases=phase_names(find(header, "Phases"), "Name"),
+        phases=h5.phase_names(h5.find(header, "Phases"), "Name"),
         step_um=step_um,
-        static_background=one_pattern(find(header, "StaticBackground")),
+        static_background=h5.one_pattern(h5.find(header, "StaticBackground")),
         metadata=_metadata(file, header),
     )
 
@@ -81,7 +69,7 @@ def _places(
     """Return row and column of every pattern, from 0, and the map's shape; None and None: all points, row by row."""
     unlike = []
     for row_name, col_name in PLACES:
-        rows, cols = column(find(group, row_name)), column(find(group, col_name))
+        rows, cols = h5.column(h5.find(group, row_name)), h5.column(h5.find(group, col_name))
         if rows is None or cols is None or (len(rows) <= 1 and num != 1):  # one value stands for none
             continue
         num = len(rows) if num is None else num
@@ -106,16 +94,16 @@ def _places(
         "row. Export the scan with its SEM data if the map looks shuffled.",
         *(path, ", ".join(f"{group.name}/{name}" for name in PLACES[0])),
     )
-    return None, None, (count(path, header, "NROWS"), count(path, header, "NCOLS"))
+    return None, None, (h5.count(path, header, "NROWS"), h5.count(path, header, "NCOLS"))
 
 
 def _metadata(file: h5py.File, header: h5py.Group) -> dict:
     about = {
-        "beam_kv": number(find(header, "KV")),
-        "sample_tilt_deg": number(find(header, "SampleTilt") or find(header, "Sample Tilt")),
-        "detector_tilt_deg": number(find(header, "CameraTilt") or find(header, "Camera Tilt")),
-        "magnification": number(find(header, "Magnification")),
-        "working_distance_mm": number(find(header, "WD")),
-        "software_version": text(find(file, "Version")) or None,
+        "beam_kv": h5.number(h5.find(header, "KV")),
+        "sample_tilt_deg": h5.number(h5.find(header, "SampleTilt") or h5.find(header, "Sample Tilt")),
+        "detector_tilt_deg": h5.number(h5.find(header, "CameraTilt") or h5.find(header, "Camera Tilt")),
+        "magnification": h5.number(h5.find(header, "Magnification")),
+        "working_distance_mm": h5.number(h5.find(header, "WD")),
+        "software_version": h5.text(h5.find(file, "Version")) or None,
     }
     return {key: value for key, value in about.items() if value is not None}

@@ -12,20 +12,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from microlatent.systems.kikuchi.ebsd import h5
 from microlatent.systems.kikuchi.ebsd.grid import not_square
-from microlatent.systems.kikuchi.ebsd.h5 import (
-    column,
-    count,
-    find,
-    need,
-    number,
-    open_stack,
-    phase_names,
-    scan_groups,
-    scan_name,
-    steps_um,
-    text,
-)
 from microlatent.systems.kikuchi.ebsd.scan import Scan, grid_points, phase_numbers
 from microlatent.systems.kikuchi.ebsd.stacks import H5Stack
 
@@ -59,8 +47,8 @@ def open_edax(path: Path, file: h5py.File, patterns: str) -> list[Scan]:
         The grid is hexagonal, a data set is missing, or does not fit the map.
     """
     apex = apex_groups(file)
-    groups, opener = (apex, _open_apex) if apex else (scan_groups(path, file), _open)
-    scans = [opener(path, file, group, scan_name(path, group, len(groups))) for group in groups]
+    groups, opener = (apex, _open_apex) if apex else (h5.scan_groups(path, file), _open)
+    scans = [opener(path, file, group, h5.scan_name(path, group, len(groups))) for group in groups]
     if any(scan.stack is None for scan in scans):
         logger.warning("%s holds no patterns: a map alone. %s", path, NO_PATTERNS)
     return scans
@@ -80,25 +68,25 @@ def phase_from_one(phase: np.ndarray, phases: dict[int, str]) -> np.ndarray:
 
 
 def _refuse_hexagonal(path: Path, grid: h5py.Dataset) -> None:
-    if not text(grid).lower().startswith("sq"):
-        raise not_square(f"{path}: {grid.name} is {text(grid)!r}")
+    if not h5.text(grid).lower().startswith("sq"):
+        raise not_square(f"{path}: {grid.name} is {h5.text(grid)!r}")
 
 
 def _open(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
-    data, header = find(group, "EBSD/Data"), find(group, "EBSD/Header")
-    _refuse_hexagonal(path, need(path, header, "Grid Type"))
-    map_shape = count(path, header, "nRows"), count(path, header, "nColumns")
+    data, header = h5.find(group, "EBSD/Data"), h5.find(group, "EBSD/Header")
+    _refuse_hexagonal(path, h5.need(path, header, "Grid Type"))
+    map_shape = h5.count(path, header, "nRows"), h5.count(path, header, "nColumns")
     num = map_shape[0] * map_shape[1]
-    step_um = steps_um(header, "Step Y", "Step X")
-    dataset, phases = find(data, "Pattern"), phase_names(find(header, "Phase"), "MaterialName")
-    stack = open_stack(path, dataset, map_shape) if isinstance(dataset, h5py.Dataset) else None
-    columns = {key: column(find(data, edax)) for key, edax in COLUMNS.items()}
+    step_um = h5.steps_um(header, "Step Y", "Step X")
+    dataset, phases = h5.find(data, "Pattern"), h5.phase_names(h5.find(header, "Phase"), "MaterialName")
+    stack = h5.open_stack(path, dataset, map_shape) if isinstance(dataset, h5py.Dataset) else None
+    columns = {key: h5.column(h5.find(data, edax)) for key, edax in COLUMNS.items()}
     columns = {key: values for key, values in columns.items() if values is not None}
     if "phase" in columns:
         columns["phase"] = phase_from_one(columns["phase"], phases)
     columns |= _pattern_centre(header, num, stack)
     points, order = grid_points(path, map_shape, step_um, columns)
-    x_um = column(find(data, "X Position"))
+    x_um = h5.column(h5.find(data, "X Position"))
     present = np.ones(num, bool) if x_um is None or len(x_um) != num else x_um != INVALID_UM
     return Scan(
         name=name,
@@ -116,15 +104,15 @@ def _open(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
 
 
 def _open_apex(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
-    _refuse_hexagonal(path, need(path, group, "Sample/Grid Type"))
-    sample, table = find(group, "Sample"), group[APEX_TABLE]
-    map_shape = count(path, sample, "Number Of Rows"), count(path, sample, "Number Of Columns")
-    step_um = steps_um(sample, "Step Y", "Step X")
+    _refuse_hexagonal(path, h5.need(path, group, "Sample/Grid Type"))
+    sample, table = h5.find(group, "Sample"), group[APEX_TABLE]
+    map_shape = h5.count(path, sample, "Number Of Rows"), h5.count(path, sample, "Number Of Columns")
+    step_um = h5.steps_um(sample, "Step Y", "Step X")
     columns = {key: np.asarray(table[field]).ravel() for key, field in APEX_COLUMNS.items() if field in (table.dtype.names or ())}
     if "phase" in columns:
         columns["phase"] = phase_numbers(columns["phase"], not_indexed=-1)  # the first phase is 0
     points, _ = grid_points(path, map_shape, step_um, columns)
-    phases = phase_names(find(group, "EBSD/ANG/HEADER/Phase"), "Material Name")
+    phases = h5.phase_names(h5.find(group, "EBSD/ANG/HEADER/Phase"), "Material Name")
     return Scan(
         name=name,
         path=path,
@@ -132,14 +120,14 @@ def _open_apex(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Sca
         map_shape=map_shape,
         points=points,
         no_patterns=NO_PATTERNS,
-        phases={number - 1: phase for number, phase in phases.items()},
+        phases={index - 1: phase for index, phase in phases.items()},
         step_um=step_um,
     )
 
 
 def _pattern_centre(header: h5py.Group, num: int, stack: H5Stack | None) -> dict[str, np.ndarray]:
     """Return the pattern centre in Bruker's convention; EDAX counts y from the bottom and z in the shorter side."""
-    x, y, z = (number(find(header, f"Pattern Center Calibration/{axis}-star"), 0.0) for axis in "xyz")
+    x, y, z = (h5.number(h5.find(header, f"Pattern Center Calibration/{axis}-star"), 0.0) for axis in "xyz")
     if stack is None or z == 0:  # zero: never calibrated
         return {}
     height, width = stack.shape
@@ -148,10 +136,10 @@ def _pattern_centre(header: h5py.Group, num: int, stack: H5Stack | None) -> dict
 
 def _metadata(file: h5py.File, header: h5py.Group) -> dict:
     about = {
-        "beam_kv": number(find(header, "Voltage[KV]")),
-        "sample_tilt_deg": number(find(header, "Sample Tilt")),
-        "detector_tilt_deg": number(find(header, "Camera Elevation Angle")),
-        "working_distance_mm": number(find(header, "Working Distance")),
-        "software_version": text(find(file, "Version")) or None,
+        "beam_kv": h5.number(h5.find(header, "Voltage[KV]")),
+        "sample_tilt_deg": h5.number(h5.find(header, "Sample Tilt")),
+        "detector_tilt_deg": h5.number(h5.find(header, "Camera Elevation Angle")),
+        "working_distance_mm": h5.number(h5.find(header, "Working Distance")),
+        "software_version": h5.text(h5.find(file, "Version")) or None,
     }
     return {key: value for key, value in about.items() if value is not None}

@@ -9,21 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from microlatent.systems.kikuchi.ebsd import h5
 from microlatent.systems.kikuchi.ebsd.grid import not_square
-from microlatent.systems.kikuchi.ebsd.h5 import (
-    column,
-    count,
-    find,
-    need,
-    number,
-    one_pattern,
-    open_stack,
-    phase_names,
-    scan_groups,
-    scan_name,
-    steps_um,
-    text,
-)
 from microlatent.systems.kikuchi.ebsd.scan import COMPUTED, Scan, grid_points, phase_numbers
 
 logger = logging.getLogger(__name__)
@@ -40,33 +27,33 @@ def open_kikuchipy(path: Path, file: h5py.File, patterns: str) -> list[Scan]:
     ValueError
         A data set is missing, or does not fit the map.
     """
-    groups = scan_groups(path, file)
-    return [_open(path, file, group, scan_name(path, group, len(groups))) for group in groups]
+    groups = h5.scan_groups(path, file)
+    return [_open(path, file, group, h5.scan_name(path, group, len(groups))) for group in groups]
 
 
 def _open(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
-    data, header = find(group, "EBSD/Data"), find(group, "EBSD/Header")
-    map_shape = count(path, header, "n_rows"), count(path, header, "n_columns")
+    data, header = h5.find(group, "EBSD/Data"), h5.find(group, "EBSD/Header")
+    map_shape = h5.count(path, header, "n_rows"), h5.count(path, header, "n_columns")
     num = map_shape[0] * map_shape[1]
-    stack = open_stack(path, need(path, data, "patterns"), map_shape)
-    grid = text(find(header, "grid_type"))
+    stack = h5.open_stack(path, h5.need(path, data, "patterns"), map_shape)
+    grid = h5.text(h5.find(header, "grid_type"))
     if "hex" in grid.lower():
         raise not_square(f"{path}: {header.name}/grid_type is {grid!r}")
-    step_um = steps_um(header, "step_y", "step_x")
+    step_um = h5.steps_um(header, "step_y", "step_x")
     columns = _crystal_map(path, group, num)
     for key in ("pcx", "pcy", "pcz"):  # Bruker's convention already
-        values = column(find(header, key))
+        values = h5.column(h5.find(header, key))
         if values is not None and len(values) in (1, num):
             columns[key] = np.broadcast_to(values, num)
     points, order = grid_points(path, map_shape, step_um, columns)
     about = {
-        "beam_kv": number(find(group, "SEM/Header/beam_energy")),
-        "sample_tilt_deg": number(find(header, "sample_tilt")),
-        "detector_tilt_deg": number(find(header, "elevation_angle")),
-        "magnification": number(find(group, "SEM/Header/magnification")),
-        "working_distance_mm": number(find(group, "SEM/Header/working_distance")),
-        "microscope": text(find(group, "SEM/Header/microscope")) or None,
-        "software_version": text(find(file, "version")) or None,
+        "beam_kv": h5.number(h5.find(group, "SEM/Header/beam_energy")),
+        "sample_tilt_deg": h5.number(h5.find(header, "sample_tilt")),
+        "detector_tilt_deg": h5.number(h5.find(header, "elevation_angle")),
+        "magnification": h5.number(h5.find(group, "SEM/Header/magnification")),
+        "working_distance_mm": h5.number(h5.find(group, "SEM/Header/working_distance")),
+        "microscope": h5.text(h5.find(group, "SEM/Header/microscope")) or None,
+        "software_version": h5.text(h5.find(file, "version")) or None,
     }
     return Scan(
         name=name,
@@ -76,9 +63,9 @@ def _open(path: Path, file: h5py.File, group: h5py.Group, name: str) -> Scan:
         points=points,
         stack=stack,
         order=order,
-        phases=phase_names(find(group, f"{CRYSTAL_MAP}/header/phases"), "name"),
+        phases=h5.phase_names(h5.find(group, f"{CRYSTAL_MAP}/header/phases"), "name"),
         step_um=step_um,
-        static_background=one_pattern(find(header, "static_background")),
+        static_background=h5.one_pattern(h5.find(header, "static_background")),
         metadata={key: value for key, value in about.items() if value is not None},
     )
 
@@ -88,7 +75,7 @@ def _crystal_map(path: Path, group: h5py.Group, num: int) -> dict[str, np.ndarra
 
     Properties that have the name of what is measured from the patterns here are file_<name>.
     """
-    found, columns = find(group, f"{CRYSTAL_MAP}/data"), {}
+    found, columns = h5.find(group, f"{CRYSTAL_MAP}/data"), {}
     if not isinstance(found, h5py.Group):
         return columns
     ours = {theirs: name for name, theirs in COLUMNS.items()} | {name: f"file_{name}" for name in COMPUTED}
