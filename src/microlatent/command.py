@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from microlatent import config, resume, run, settling
-from microlatent.provenance import collect_provenance
+from microlatent.provenance import collect_provenance, cores
 from microlatent.record import Record, is_sweep
 from microlatent.run import RunFolder, run_name
 from microlatent.schemas import Settings
@@ -56,7 +56,7 @@ def execute(entry: str, cfg: Any) -> dict[str, float] | None:
 def carry_out(
     settings: Settings, overrides: list[str], *, resumed: Path | None = None, sweep_job: Path | None = None
 ) -> tuple[dict[str, float] | None, Path | None]:
-    """Rehearse a task, or claim its folder and run it; return its numbers and the folder."""
+    """Check a task, or claim its folder and run it; return its numbers and the folder."""
     _limit_threads(settings.trainer.threads)
     if settings.trainer.allocator:
         from microlatent import allocator
@@ -173,9 +173,8 @@ def _intended(settings: Settings, sweep_job: Path | None) -> Path:
 
 def _limit_threads(threads: int | None) -> None:
     """Bound the threads of BLAS, OpenMP and numba before they are loaded: over-subscription costs more than anything else."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = int(os.environ.get("SLURM_CPUS_PER_TASK", cores))  # what the job was given; not every cluster holds it to that
-    count = threads or min(int(os.environ.get("OMP_NUM_THREADS", cores)), cores)  # a login node's value comes along to the jobs
+    given = int(os.environ.get("SLURM_CPUS_PER_TASK", cores()))  # what the job was given; not every cluster holds it to that
+    count = threads or min(int(os.environ.get("OMP_NUM_THREADS", given)), given)  # a login node's value comes along to the jobs
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = str(count)
     if "torch" in sys.modules:

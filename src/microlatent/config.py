@@ -7,8 +7,7 @@ only when it is used). Where ``conf/<group>/<choice>.yaml`` exists it holds valu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from omegaconf import OmegaConf
 
 from microlatent import schemas
 from microlatent.contract import CAPABILITIES
-from microlatent.schemas import MISSING, Settings
+from microlatent.schemas import Settings
+from microlatent.schemas.checks import MISSING, nearest
 from microlatent.schemas.sweeper import GridConfig, StudyConfig
 
 CONF = next(path for up in (0, 2) for path in [Path(__file__).parents[up] / "conf"] if path.is_dir())  # of a wheel; of a checkout
@@ -174,13 +174,6 @@ def load_plugins(modules: list[str]) -> None:
         _imported(module, "plugins")
 
 
-def nearest(word: str, allowed: Any) -> str:
-    """Return "Did you mean ...?" for the closest allowed word, and the list of all."""
-    allowed = sorted(allowed)
-    close = get_close_matches(word, allowed, n=1, cutoff=0.5)
-    return (f"Did you mean {close[0]!r}? " if close else "") + f"Allowed: {', '.join(allowed)}."
-
-
 def choice(group: str, name: str | None) -> Choice:
     """Look a choice up by name.
 
@@ -243,8 +236,6 @@ def build(group: str, values: dict[str, Any], data: str | None = None) -> Any:
 
 def plain(settings: Settings) -> dict[str, Any]:
     """Return settings as nested plain containers, as config.yaml and checkpoints hold them."""
-    from dataclasses import asdict
-
     return asdict(settings)
 
 

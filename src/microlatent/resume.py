@@ -61,9 +61,9 @@ def continued(cfg: Any, typed: list[str], folder: Path) -> Settings:
 
 def _typed(cfg: Any, override: str) -> dict[str, Any]:
     """Return the settings that one override names: a key, or the name of a group's choice."""
-    key = overrides.key_of(override)
     if _is_about_the_command(override):
         return {}
+    key = overrides.key_of(override)
     value = OmegaConf.select(cfg, key)
     if key in config.GROUPS:
         return {f"{key}.name": value.name}

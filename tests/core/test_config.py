@@ -106,7 +106,7 @@ def test_every_setting_of_every_schema_is_explained():
         ("train", ["trainer.epoch=4"], ["trainer.epoch=4", "Did you mean 'epochs'"]),
         ("train", ["trainer.lr=abc"], ["trainer.lr=abc", "Float"]),
         ("train", ["trainer.lr=-1"], ["trainer.lr is -1.0", "above 0"]),
-        ("train", ["data.normalise=datset"], ["data.normalise is 'datset'", "Did you mean data.normalise=dataset"]),
+        ("train", ["data.normalise=datset"], ["data.normalise is 'datset'", "Did you mean 'dataset'"]),
         ("train", ["experiment=wells_dem"], ["experiment=wells_dem", "Did you mean 'wells_demo'"]),
         ("train", ["modle=vqvae_z16"], ["modle", "Did you mean 'model'"]),
         ("train", ["task=match"], ["python analyze.py task=match"]),

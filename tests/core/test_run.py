@@ -133,7 +133,7 @@ def test_unreadable_folder_is_named(command):
     assert "data.root=no/such/folder is no folder" in done.stderr
 
 
-def test_rehearsal_reads_and_estimates_but_writes_nothing(compose, stores_folder, tmp_path, capsys):
+def test_check_reads_and_estimates_but_writes_nothing(compose, stores_folder, tmp_path, capsys):
     options = [f"data.store={stores_folder}", "check=true", "model.num_codes=8", f"outputs={tmp_path / 'outputs'}"]
     assert carry_out(compose("train", *options), []) == (None, None)
     said = capsys.readouterr().out

@@ -237,7 +237,7 @@ def test_volumes_are_normalised_as_images_of_all_their_voxels(mode):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rehearsal_reads_a_batch_of_each_part_and_lists_what_the_run_leaves(fit, tmp_path, kind):
+def test_check_reads_a_batch_of_each_part_and_lists_what_the_run_leaves(fit, tmp_path, kind):
     plan = training.preflight(composed("train", *TOY, f"data={kind}"), tmp_path / "run")
     left = {path.name for path in fit(kind, "trainer.epochs=1").iterdir()}
     assert {Path(name).name for name in plan.writes} <= left | {"figures"}

@@ -89,7 +89,7 @@ def test_run_folder_is_complete_and_its_status_true(fit, monkeypatch):
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["epochs"] == 2
 
 
-def test_checkpoint_carries_its_birth_certificate(trained):
+def test_checkpoint_carries_its_provenance(trained):
     provenance = checkpoint.load(trained / "checkpoints" / "best.ckpt")["birth"]
     assert provenance["seed"] == provenance["config"]["seed"] == 5
     assert provenance["data"]["channels"] == ["phase", "stain"]
@@ -225,7 +225,7 @@ def test_rerun_repeats_a_run_from_its_folder_and_says_identical(trained, tmp_pat
     assert f"The history of {again} is identical to that of {trained}" in caplog.text
 
 
-def test_rehearsal_of_inference_reads_a_batch_and_writes_nothing(trained, compose, stores_folder, capsys):
+def test_check_of_inference_reads_a_batch_and_writes_nothing(trained, compose, stores_folder, capsys):
     before = set(trained.rglob("*"))
     settings = compose("infer", "task=process", f"run={trained}", "check=true", f"data.store={stores_folder}")
     assert carry_out(settings, []) == (None, None)

@@ -246,7 +246,7 @@ def test_a_quantity_that_is_not_there_is_answered_with_what_is(look, scan):
         look(scan[0], quantity="bandcontrst")
 
 
-def test_a_rehearsal_names_what_a_run_writes(look, scan, tmp_path):
+def test_a_check_names_what_a_run_writes(look, scan, tmp_path):
     settings = Settings(data=KikuchiConfig(name="kikuchi", root=str(scan[0])), task=config())
     named = bandcontrast.preflight(settings, tmp_path / "out").writes
     assert not (tmp_path / "out").exists()

@@ -471,7 +471,7 @@ def test_baselines_and_band_contrast_stand_beside_the_latents(done):
     assert stable.groupby("kind").size().to_dict() == {"other seeds": 2, "resampled blocks": 2}
 
 
-def test_rehearsal_lists_what_the_run_writes(done, folder, tmp_path):
+def test_check_lists_what_the_run_writes(done, folder, tmp_path):
     plan = cluster.preflight(run_settings(folder, dims=[0], num_clusters=3, roi_xrange=[2, 20]), tmp_path).writes
     assert {name.removeprefix(f"{tmp_path}/") for name in plan} == {
         str(path.relative_to(done[1])) for path in done[1].rglob("*.*")

@@ -184,11 +184,11 @@ def test_a_scan_is_assembled_trained_on_and_encoded_as_its_keep_list_says(scan_f
     run = act("train", *data, *small)
     process = ("infer", "task=process", f"run={run}")
     act(*process, "check=true")
-    rehearsed = capsys.readouterr().out
-    assert "100 of 120 patches are encoded" in rehearsed.replace("\n", " ")
+    told = capsys.readouterr().out
+    assert "100 of 120 patches are encoded" in told.replace("\n", " ")
     act(*process)
     latents = Latents.open(run / "process" / "latents.h5ad")
-    assert all(str(run / "process" / name) in rehearsed.replace("\n", "") for name in ("coords.csv", "latents_full.npy"))
+    assert all(str(run / "process" / name) in told.replace("\n", "") for name in ("coords.csv", "latents_full.npy"))
     assert latents.obs["y"].min() == 2
     assert set(latents.obs["true_grain"]) == {"0", "1"}
     full = np.load(run / "process" / "latents_full.npy")

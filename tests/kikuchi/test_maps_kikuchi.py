@@ -248,7 +248,7 @@ def test_spread_is_in_standard_deviations_of_the_training_points(done, folder):
     assert np.load(done[1] / "kernel_spread.npy")[y, x] == pytest.approx(want, rel=1e-4)
 
 
-def test_rehearsal_lists_what_the_run_writes(done, folder, tmp_path):
+def test_check_lists_what_the_run_writes(done, folder, tmp_path):
     plan = {name.removeprefix(f"{tmp_path}/") for name in maps.preflight(settings(folder), tmp_path).writes}
     assert plan == written(done[1])
     assert list(tmp_path.iterdir()) == []
@@ -301,7 +301,7 @@ def test_default_points_span_the_errors_and_named_ones_are_found(folder):
         ({"roi_xrange": [50, 60]}, r"roi_xrange=\[50, 60\].*hold none of the 420 points of demo, whose x is 0 to 23.*half-open"),
     ],
 )
-def test_what_is_not_there_is_refused_in_rehearsal_too(folder, tmp_path, task, message):
+def test_what_is_not_there_is_refused_by_a_check_too(folder, tmp_path, task, message):
     for call in (maps.run, lambda s, out, _: maps.preflight(s, out)):
         with pytest.raises(ValueError, match=message):
             call(settings(folder, **task), tmp_path, NullTracker())

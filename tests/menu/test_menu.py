@@ -226,7 +226,7 @@ def test_lists_lead_there_and_ctrl_c_leads_back(menu):
 
 
 @pytest.mark.slow
-def test_settings_are_changed_checked_rehearsed_run_and_stopped(menu, stores_folder, tmp_path):
+def test_settings_are_changed_checked_run_and_stopped(menu, stores_folder, tmp_path):
     shown = menu()  # commands longer than a line are in one piece nevertheless, so that they can be copied
     shown.picks("What are your data?", "wells", pipelines.systems())
     shown.picks("What is to be done?", "train", [step.name for step in pipelines.pipeline("wells")])

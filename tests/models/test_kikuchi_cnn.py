@@ -9,21 +9,21 @@ from microlatent.models.kikuchi_cnn import KikuchiCNN
 from microlatent.schemas import KikuchiCNNConfig
 
 
-def build(shape_px=(30, 30), seed=0, **settings) -> KikuchiCNN:
+def build(shape=(30, 30), seed=0, **settings) -> KikuchiCNN:
     torch.manual_seed(seed)
-    return KikuchiCNN(KikuchiCNNConfig(name="kikuchi_cnn", **({"width": 4} | settings)), 1, shape_px)
+    return KikuchiCNN(KikuchiCNNConfig(name="kikuchi_cnn", **({"width": 4} | settings)), 1, shape)
 
 
-def batch(shape_px=(30, 30), num=5) -> Batch:
-    x = torch.randn(num, 1, *shape_px, generator=torch.Generator().manual_seed(1))
+def batch(shape=(30, 30), num=5) -> Batch:
+    x = torch.randn(num, 1, *shape, generator=torch.Generator().manual_seed(1))
     return Batch(x)
 
 
-@pytest.mark.parametrize("shape_px", [(30, 30), (60, 60), (40, 50), (33, 71), (2, 7)])
-def test_the_decoder_returns_patterns_of_the_size_that_went_in(shape_px):
-    model = build(shape_px, latent_dim=3)
-    assert model.decode(torch.randn(4, 3)).shape == (4, 1, *shape_px)
-    assert model.encode(batch(shape_px).x)["mu"].shape == (5, 3)
+@pytest.mark.parametrize("shape", [(30, 30), (60, 60), (40, 50), (33, 71), (2, 7)])
+def test_the_decoder_returns_patterns_of_the_size_that_went_in(shape):
+    model = build(shape, latent_dim=3)
+    assert model.decode(torch.randn(4, 3)).shape == (4, 1, *shape)
+    assert model.encode(batch(shape).x)["mu"].shape == (5, 3)
 
 
 def test_the_reference_size_has_the_reference_layers():

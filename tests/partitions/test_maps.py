@@ -208,7 +208,7 @@ def test_structured_latents_are_told_from_the_one_that_varies_most(done):
     assert numbers["moran_i_latent0"] == pytest.approx(drawn["moran_i"][0])
 
 
-def test_rehearsal_lists_what_the_run_writes(done, folder, tmp_path):
+def test_check_lists_what_the_run_writes(done, folder, tmp_path):
     plan = {name.removeprefix(f"{tmp_path}/") for name in maps.preflight(settings(folder, images=["s2/i1"]), tmp_path).writes}
     assert plan == {str(path.relative_to(done[1])) for path in done[1].rglob("*.*")}
     assert list(tmp_path.iterdir()) == []
@@ -261,7 +261,7 @@ def test_unknown_marker_is_named_with_the_list(folder, tmp_path):
         maps.run(settings(folder, markers=["CD88"]), tmp_path, NullTracker())
 
 
-def test_dimension_out_of_range_is_refused_in_rehearsal_too(folder, tmp_path):
+def test_dimension_out_of_range_is_refused_by_a_check_too(folder, tmp_path):
     for call in (lambda s: maps.run(s, tmp_path, NullTracker()), lambda s: maps.preflight(s, tmp_path)):
         with pytest.raises(ValueError, match=r"task\.dims is \[0, 12\].*from 0 to 11.*\[12\]"):
             call(settings(folder, dims=[0, 12]))

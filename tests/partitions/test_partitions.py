@@ -464,7 +464,7 @@ def test_memory_is_flat_in_the_number_of_images(tmp_path, monkeypatch):
     assert peaks[1] < peaks[0] + 4 * pixels.nbytes  # twenty images more
 
 
-def test_a_rehearsal_says_what_would_be_written_and_writes_nothing(tmp_path):
+def test_a_check_says_what_would_be_written_and_writes_nothing(tmp_path):
     for number in range(8):
         write_ome(tmp_path / "raw" / f"S{number}" / "a.tif")
     chosen = Settings(

@@ -222,7 +222,7 @@ def test_exemplars_are_of_their_cluster(done):
     assert len(table) == 3 * 3
 
 
-def test_rehearsal_lists_what_the_run_writes(done, folder, tmp_path):
+def test_check_lists_what_the_run_writes(done, folder, tmp_path):
     plan = {name.removeprefix(f"{tmp_path}/") for name in cluster.preflight(settings(folder), tmp_path).writes}
     assert plan == {str(path.relative_to(done[1])) for path in done[1].rglob("*.*")}
     assert list(tmp_path.iterdir()) == []

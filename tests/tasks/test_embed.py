@@ -133,7 +133,7 @@ def test_channels_are_read_by_name(folder):
         Patches(latents, stores, ["GFP"])
 
 
-def test_rehearsal_writes_nothing_and_lists_what_the_run_writes(done, folder, tmp_path):
+def test_check_writes_nothing_and_lists_what_the_run_writes(done, folder, tmp_path):
     plan = {name.removeprefix(f"{tmp_path}/") for name in embed.preflight(settings(folder), tmp_path).writes}
     written = {str(path.relative_to(done[0])) for path in done[0].rglob("*.*")}
     assert {name for name in plan if "*" not in name} == {name for name in written if "exemplars_PC" not in name}

@@ -88,7 +88,7 @@ def test_same_seed_gives_the_same_files(done, folder, tmp_path):
     assert all((tmp_path / name).read_bytes() == (done[0] / name).read_bytes() for name in files)
 
 
-def test_rehearsal_lists_the_files_and_writes_none(done, folder, tmp_path):
+def test_check_lists_the_files_and_writes_none(done, folder, tmp_path):
     plan = match.preflight(settings(folder, reference_files=True), tmp_path)
     written = {str(path.relative_to(done[0])) for path in done[0].rglob("*.*")}
     assert {name.removeprefix(f"{tmp_path}/") for name in plan.writes} == written

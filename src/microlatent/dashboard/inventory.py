@@ -56,7 +56,7 @@ class Inventory:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self._top = str(self.root)
-        self._born = self._version = int(time.time() * 1000)  # a page that outlives its server asks for an older version
+        self._first = self._version = int(time.time() * 1000)  # a page that outlives its server asks for an older version
         self._rows: dict[str, tuple[int, dict[str, Any]]] = {}
         self._gone: dict[str, int] = {}
         self._listings: dict[str, Listing] = {}
@@ -67,7 +67,7 @@ class Inventory:
         """Return the rows that changed after a version, the keys of those that went, and the version of now."""
         with self._lock:
             self._refresh()
-            is_whole = since < self._born
+            is_whole = since < self._first
             return {
                 "version": self._version,
                 "whole": is_whole,

@@ -46,15 +46,15 @@ class Autoencoder(nn.Module):
     }
     fixed_shape = True  # of the patches
 
-    def __init__(self, config: AEConfig, channels: int, shape_px: tuple[int, int]):
+    def __init__(self, config: AEConfig, channels: int, shape: tuple[int, int]):
         super().__init__()
         self.config, self.channels = config, channels
         self.needs: set[str] = set()
-        self.network = self.build_network(shape_px)
+        self.network = self.build_network(shape)
 
-    def build_network(self, shape_px: tuple[int, int]) -> nn.Module:
+    def build_network(self, shape: tuple[int, int]) -> nn.Module:
         """Return the encoder and decoder that ``model.arch`` names."""
-        config, patch_px = self.config, side_px(shape_px, self.config.name)
+        config, patch_px = self.config, side_px(shape, self.config.name)
         likelihood = {
             "likelihood": config.likelihood,
             "is_variational": config.family == "vae",

@@ -30,10 +30,10 @@ HEADS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "linear": lambda x: x}
 class PatternNetwork(nn.Module):
     """Encoder and decoder; every size is fixed when they are built."""
 
-    def __init__(self, config: KikuchiCNNConfig, channels: int, shape_px: tuple[int, int], num_down: int) -> None:
+    def __init__(self, config: KikuchiCNNConfig, channels: int, shape: tuple[int, int], num_down: int) -> None:
         super().__init__()
         self.upsample, self.head = config.upsample, HEADS[config.head or "linear"]
-        sizes = [tuple(shape_px)]
+        sizes = [tuple(shape)]
         for _ in range(num_down):
             sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
         maps = [channels, *(min(config.width * 2**step, config.max_width) for step in range(num_down))]
@@ -71,7 +71,7 @@ class KikuchiCNN(VariationalAutoencoder):
 
     config: KikuchiCNNConfig
 
-    def build_network(self, shape_px: tuple[int, int]) -> nn.Module:
+    def build_network(self, shape: tuple[int, int]) -> nn.Module:
         """Return encoder and decoder for patterns of this size.
 
         Raises
@@ -79,14 +79,14 @@ class KikuchiCNN(VariationalAutoencoder):
         ValueError
             The pattern is one pixel wide before ``model.num_down`` halvings.
         """
-        most = max(1, (min(shape_px) - 1).bit_length())
+        most = max(1, (min(shape) - 1).bit_length())
         num_down = self.config.num_down or min(MOST_HALVINGS, most)
         if num_down > most:
             raise ValueError(
-                f"model.num_down is {num_down}, but patterns of {shape_px[0]} x {shape_px[1]} px are one pixel "
+                f"model.num_down is {num_down}, but patterns of {shape[0]} x {shape[1]} px are one pixel "
                 f"wide after {most} halvings. Set model.num_down={most} or less."
             )
-        return PatternNetwork(self.config, self.channels, shape_px, num_down)
+        return PatternNetwork(self.config, self.channels, shape, num_down)
 
     def nll(self, x: Tensor, decoded: Decoded) -> Tensor:
         """Negative log-likelihood of every pattern under unit variance: half the squared error and a constant; (B,) nats."""

@@ -112,9 +112,9 @@ class VQVAE(nn.Module):
     labels: ClassVar = {"recon": "reconstruction\n(mean squared error)"}  # of the learning curves
     fixed_shape = True  # of the patches
 
-    def __init__(self, config: VQVAEConfig, channels: int, shape_px: tuple[int, int]):
+    def __init__(self, config: VQVAEConfig, channels: int, shape: tuple[int, int]):
         super().__init__()
-        patch_px = side_px(shape_px, config.name)
+        patch_px = side_px(shape, config.name)
         self.config, self.channels, self.patch_px = config, channels, patch_px
         self.is_z32 = config.name.endswith("z32")
         reduction = 4 if self.is_z32 else 8

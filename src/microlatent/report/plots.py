@@ -42,7 +42,7 @@ def epoch_axis(epochs: list[Any]) -> dict[str, Any]:
 
 def curve(history: pd.DataFrame, term: str, best_epoch: float | None, ceiling: float | None = None) -> Plot:
     """One loss part over epochs: training, validation, and the best epoch where it is known."""
-    epochs, traces, said = numbers(history["epoch"]), [], []
+    epochs, traces, told = numbers(history["epoch"]), [], []
     marks = "lines+markers" if len(epochs) < 15 else "lines"
     for part, colour, dash in (("train", TRAIN, "solid"), ("val", VAL, "dash")):
         name = f"{part}_{term}"
@@ -56,14 +56,14 @@ def curve(history: pd.DataFrame, term: str, best_epoch: float | None, ceiling: f
         known = [value for value in values if value is not None]
         if known:
             words = "training" if part == "train" else "validation"
-            said.append(f"{words} from {number(known[0])} to {number(known[-1])}")
+            told.append(f"{words} from {number(known[0])} to {number(known[-1])}")
     kept = "val" if f"val_{term}" in history else "train"
     at = history[history["epoch"] == best_epoch] if best_epoch is not None else history[:0]
     if len(at) and plain(at[f"{kept}_{term}"].iloc[0]) is not None:
         value = short(float(at[f"{kept}_{term}"].iloc[0]))
         look = {"size": 11, "color": VAL if kept == "val" else TRAIN, "symbol": "circle-open", "line": {"width": 2}}
         traces.append({"x": [best_epoch], "y": [value], "name": "best epoch", "mode": "markers", "marker": look})
-        said.append(f"{number(value)} at the best epoch, {number(plain(best_epoch))}")
+        told.append(f"{number(value)} at the best epoch, {number(plain(best_epoch))}")
     layout: dict[str, Any] = {"xaxis": epoch_axis(epochs), "showlegend": False, "hovermode": "x unified"}
     if ceiling:
         layout["shapes"] = [
@@ -74,7 +74,7 @@ def curve(history: pd.DataFrame, term: str, best_epoch: float | None, ceiling: f
     title = metric(term).title
     if ceiling:
         title += f" (of {number(plain(ceiling))})"
-    return Plot(f"curve-{term}", {"data": traces, "layout": layout}, f"Curves of {title}: {'; '.join(said)}.", title, height=220)
+    return Plot(f"curve-{term}", {"data": traces, "layout": layout}, f"Curves of {title}: {'; '.join(told)}.", title, height=220)
 
 
 def kl_map(table: pd.DataFrame, part: str) -> Plot:

@@ -10,26 +10,3 @@ from microlatent.schemas.command import LoggerConfig, Settings, TaskConfig, Trai
 from microlatent.schemas.latents import ClusterConfig, EmbedConfig, ProcessConfig
 from microlatent.schemas.model import AEConfig, KikuchiCNNConfig, VAEConfig, VQVAEConfig
 from microlatent.schemas.review import CompareConfig, ReportConfig
-
-__all__ = [
-    "MISSING",
-    "NORMALISATIONS",
-    "AEConfig",
-    "ClusterConfig",
-    "CompareConfig",
-    "EmbedConfig",
-    "KikuchiCNNConfig",
-    "LoggerConfig",
-    "ProcessConfig",
-    "ReportConfig",
-    "Settings",
-    "TaskConfig",
-    "TrainConfig",
-    "TrainerConfig",
-    "VAEConfig",
-    "VQVAEConfig",
-    "at_least",
-    "distinct",
-    "one_of",
-    "within",
-]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 MISSING = "???"
 NORMALISATIONS = ("dataset", "patch", "zero_one", "minus_one_one", "gauss", "bern", "none")  # of data.normalise
 
@@ -30,8 +33,11 @@ def distinct(key: str, names: list[str] | None) -> None:
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuse a word that is not in the list, naming the nearest one."""
     if value not in allowed:
-        from difflib import get_close_matches
+        raise ValueError(f"{key} is {value!r}, which is not one of its values. {nearest(str(value), allowed)}")
 
-        near = get_close_matches(value, allowed, n=1, cutoff=0.5)
-        hint = f" Did you mean {key}={near[0]}?" if near else ""
-        raise ValueError(f"{key} is {value!r}, but must be one of {', '.join(allowed)}.{hint}")
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """Return "Did you mean ...?" for the closest allowed word, and the list of all."""
+    allowed = sorted(allowed)
+    close = get_close_matches(word, allowed, n=1, cutoff=0.5)
+    return (f"Did you mean {close[0]!r}? " if close else "") + f"Allowed: {', '.join(allowed)}."

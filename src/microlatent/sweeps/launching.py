@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from microlatent.provenance import cores
 from microlatent.record import Record
 from microlatent.signals import Interrupted, jobs_first
 
@@ -44,7 +45,7 @@ class Pool:
     def __init__(self, launcher: Any, num_jobs: int) -> None:
         self.launcher, self.num_jobs = launcher, num_jobs
         self.running: dict[int, tuple[Any, Any]] = {}  # number -> process, end of its pipe
-        self.said: dict[int, tuple[Any, Any]] = {}  # number -> value and error of a job that has told them and goes on to end
+        self.results: dict[int, tuple[Any, Any]] = {}  # number -> value and error of a job that has told them and goes on to end
 
     @property
     def free(self) -> int:
@@ -67,17 +68,17 @@ class Pool:
         if not self.running:
             return []
         sentinels = [process.sentinel for process, _ in self.running.values()]
-        unread = [pipe for number, (_, pipe) in self.running.items() if number not in self.said]
+        unread = [pipe for number, (_, pipe) in self.running.items() if number not in self.results]
         multiprocessing.connection.wait([*sentinels, *unread])
         ended = []
         for number, (process, pipe) in list(self.running.items()):
             is_alive = process.is_alive()  # asked first: what it said before its end is in the pipe by then
-            if number not in self.said and pipe.poll():  # read at once: a job with much to say cannot end before
+            if number not in self.results and pipe.poll():  # read at once: a job with much to say cannot end before
                 with suppress(EOFError):
-                    self.said[number] = pipe.recv()
+                    self.results[number] = pipe.recv()
             if not is_alive:
                 process.join()
-                value, error = self.said.pop(number, None) or (None, _last_words(process.exitcode))
+                value, error = self.results.pop(number, None) or (None, _last_words(process.exitcode))
                 pipe.close()
                 del self.running[number]
                 ended.append(Finished(number, value, error))
@@ -101,8 +102,7 @@ class Pool:
         _stop_with(parent)
         if self.num_jobs > 1:
             _print_into(folder / CONSOLE)
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.num_jobs)))
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.num_jobs)))
         try:
             with jobs_first(lambda: Record(folder).state == "running"):
                 (done,) = self.launcher.launch([[*overrides, f"hydra.sweep.subdir={number}"]], initial_job_idx=number)

@@ -84,7 +84,7 @@ class JobSweeper(Sweeper):
         return self.config.hydra.job.config_name
 
     def preflight(self, jobs: Iterable[list[str]]) -> None:
-        """Rehearse every job, here and now; what it needs for that is removed again."""
+        """Check every job, here and now; what it needs for that is removed again."""
         launcher = BasicLauncher()
         launcher.setup(hydra_context=self.context, task_function=self.task_function, config=self.config)
         plan = sweep.Plan(Path(self.config.hydra.sweep.dir).absolute(), self.entry, [], dict(enumerate(jobs)))

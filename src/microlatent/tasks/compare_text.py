@@ -65,8 +65,8 @@ def ranking(found: Comparison) -> str:
     for (metric, data), name in found.best.items():
         where, value = f", data {data}" if data else "", spread(rows.loc[(name, metric)], sizes[name])
         mark = f" {MARK}" if metric in found.unlike else ""
-        said = f"- **{metric}**{mark} ({BETTER[found.objectives[metric]]}{where}): {name}, {value}"
-        lines.append(said + rivals(found, metric, data, name))
+        line = f"- **{metric}**{mark} ({BETTER[found.objectives[metric]]}{where}): {name}, {value}"
+        lines.append(line + rivals(found, metric, data, name))
     if found.front:
         scope = ", within each of the data" if found.counted["data"].nunique() > 1 else ""
         what = f"{', '.join(found.objectives)} (no other is as good on all and better on one{scope})"

@@ -172,8 +172,8 @@ def _field(well: str, site: str, group: dict[tuple[int, str], Path], numbered: b
                 f"for one frame. Name one file per site, or put {{site}} where the paths differ."
             )
         files = {t: [(path, t) for path, _ in files[numbers[0]]] for t in range(num_frames)}
-    said = first.channels if len(set(first.channels or [])) == len(first.channels or []) else None  # doubled names name nothing
-    channels = names if names != [""] else said
+    own = first.channels if len(set(first.channels or [])) == len(first.channels or []) else None  # doubled names name nothing
+    channels = names if names != [""] else own
     result = FieldOfView(
         **{"well": well, "site": site, "files": files, "channels": channels, "shape_px": shapes[0][2:]},
         **{"num_channels": sum(shape[1] for shape in shapes), "numbered": numbered or num_frames > 1, "pages": pages},

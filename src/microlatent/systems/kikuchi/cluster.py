@@ -27,10 +27,10 @@ from microlatent.results import Preflight, Results
 from microlatent.schemas import Settings
 from microlatent.systems.kikuchi import draw_clusters as drawing
 from microlatent.systems.kikuchi import scan_clusters, scan_maps
-from microlatent.systems.kikuchi.cluster_result import ScanClusters
 from microlatent.systems.kikuchi.draw_clusters import Points
 from microlatent.systems.kikuchi.draw_maps import Window
 from microlatent.systems.kikuchi.fields import Field, open_field
+from microlatent.systems.kikuchi.scan_clusters import ScanClusters
 from microlatent.systems.kikuchi.scans import ScanMap
 from microlatent.systems.kikuchi.schema import ClusterKikuchiConfig
 

@@ -79,7 +79,7 @@ def hues(borders: NDArray) -> tuple[NDArray, NDArray]:
     Parameters
     ----------
     borders
-        (K, K) how much border clusters share (``analysis.scan_maps.shared_borders``).
+        (K, K) how much border clusters share (``scan_maps.shared_borders``).
     """
     num = len(borders)
     if num <= len(FIRST_HUES):

@@ -38,9 +38,9 @@ def associations(folder: Path, album: Album) -> tuple[list[Any], set[str]]:
 
     names = {metric: "Pearson's r" if metric == "pearson" else metric, f"q_{metric}": "q", "significant": f"q < {SIGNIFICANT}"}
     main = Table.of(pd.DataFrame(rows), "Strongest association of each target, latents beside baselines", labels=names)
-    said = [read_json(one) for one in sorted(folder.glob("*/report_*.json"))]
+    reports = [read_json(one) for one in sorted(folder.glob("*/report_*.json"))]
     tested = list(
-        dict.fromkeys(str(one["null_hypothesis"]) for one in said if isinstance(one, dict) and "null_hypothesis" in one)
+        dict.fromkeys(str(one["null_hypothesis"]) for one in reports if isinstance(one, dict) and "null_hypothesis" in one)
     )
     notes = [Note(f"What q tests: {sentence}") for sentence in tested]
     first = ["scan", "target", "source", "dim", metric, f"q_{metric}"]

@@ -6,7 +6,7 @@ method among them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,33 @@ from numpy.typing import NDArray
 from microlatent.analysis import clustering, components, stability
 from microlatent.analysis.agreement import agreement_with
 from microlatent.analysis.clustering import NOISE, Clustering
-from microlatent.systems.kikuchi.cluster_result import ScanClusters
+from microlatent.drawing.clusters import NOISE_NAME
 
 REFIT_STARTS = 1  # of mixtures that are refitted: fewer than the fit has, so what is stable is stable with more
 SEEDS, BLOCKS = "other seeds", "resampled blocks"
+
+
+class ScanClusters(NamedTuple):
+    """The clusters of the n points of a field; their numbers, from 0, are those of files and figures."""
+
+    found: Clustering  # of the known points
+    labels: np.ndarray  # (n,) cluster, NOISE for noise and for what is missing
+    known: np.ndarray  # (n,) bool: it was clustered
+    silhouette: float
+    silhouettes: np.ndarray  # (K,)
+    stable: pd.DataFrame  # adjusted Rand index of every refit
+    jaccard: np.ndarray  # (B, K) of each cluster in every refit to resampled blocks
+    shown: np.ndarray  # (n,) the latent that figure and table show
+    shown_label: str
+    hue: np.ndarray  # (K,) degrees
+    chroma: np.ndarray  # (K,)
+
+    def categories(self) -> pd.Categorical:
+        """Return the clusters as words: their numbers, noise, and nothing where a point was not clustered."""
+        names = [str(number) for number in range(self.found.num)]
+        noise = self.known & (self.labels == NOISE)
+        codes = np.where(noise, len(names), self.labels)
+        return pd.Categorical.from_codes(np.where(self.known, codes, -1), names + [NOISE_NAME] * bool(noise.any()))
 
 
 def features(latents: NDArray, quality: NDArray | None, standardize: bool) -> tuple[NDArray, NDArray]:

@@ -137,8 +137,8 @@ def assemble(
         reference.write_manifest()
     row = {"subject": subject, "images": len(images), "partitions": len(table), "left_out": left_out}
     row |= {"channels": len(images[0].channels), "mean_foreground": round(float(np.concatenate(shares).mean()), 4)}
-    said = f"{subject}: {len(table)} partitions of {len(images[0].channels)} channels from {len(images)} images"
-    return [row | {"pixel_um": pixel_um}], f"{said}, {left_out} left out"
+    line = f"{subject}: {len(table)} partitions of {len(images[0].channels)} channels from {len(images)} images"
+    return [row | {"pixel_um": pixel_um}], f"{line}, {left_out} left out"
 
 
 def foreground(pixels: np.ndarray, corners: np.ndarray, task: AssemblePartitionsConfig) -> np.ndarray:

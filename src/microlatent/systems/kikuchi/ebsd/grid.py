@@ -138,9 +138,9 @@ def known_step(row_um: float | None, column_um: float | None) -> tuple[float, fl
     return (float(row_um), float(column_um)) if row_um and column_um and min(row_um, column_um) > 0 else None
 
 
-def not_square(said: str) -> ValueError:
+def not_square(what: str) -> ValueError:
     """Return the refusal of a grid: what the file says of it comes first."""
     return ValueError(
-        f"{said}, but only square grids are read: neighbours, maps and blocks mean rows and columns. Convert the scan to a "
+        f"{what}, but only square grids are read: neighbours, maps and blocks mean rows and columns. Convert the scan to a "
         "square grid in the program that acquired it."
     )

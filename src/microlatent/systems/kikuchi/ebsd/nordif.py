@@ -37,25 +37,25 @@ def open_nordif(path: Path) -> Scan:
         raise FileNotFoundError(
             f"{folder} must hold Pattern.dat and Setting.txt, but holds {there}. Copy the whole folder of the NORDIF scan."
         )
-    said = _settings(settings)
-    width, height = _pair(settings, said, "acquisition settings", "resolution")
-    cols, rows = _pair(settings, said, "area", "number of samples")
+    values = _settings(settings)
+    width, height = _pair(settings, values, "acquisition settings", "resolution")
+    cols, rows = _pair(settings, values, "area", "number of samples")
     needed, num_bytes = rows * cols * height * width, patterns.stat().st_size
     if num_bytes < needed:
         raise ValueError(
             f"{patterns} is cut short: it has {num_bytes} bytes, but {rows} x {cols} patterns of {height} x {width} px "
             f"({settings.name}) need {needed}. Copy it again."
         )
-    step = _number(said, "area", "step size")
+    step = _number(values, "area", "step size")
     step_um = known_step(step, step)
     points, order = grid_points(patterns, (rows, cols), step_um, {})
     background = _inside(folder, BACKGROUND)
     about = {
-        "beam_kv": _number(said, "microscope", "accelerating voltage"),
-        "magnification": _number(said, "microscope", "magnification"),
-        "working_distance_mm": _number(said, "microscope", "working distance"),
-        "sample_tilt_deg": _number(said, "microscope", "tilt angle"),
-        "detector_tilt_deg": _number(said, "detector angles", "elevation"),
+        "beam_kv": _number(values, "microscope", "accelerating voltage"),
+        "magnification": _number(values, "microscope", "magnification"),
+        "working_distance_mm": _number(values, "microscope", "working distance"),
+        "sample_tilt_deg": _number(values, "microscope", "tilt angle"),
+        "detector_tilt_deg": _number(values, "detector angles", "elevation"),
     }
     return Scan(
         name=folder.name,
@@ -78,18 +78,18 @@ def _inside(folder: Path, name: str) -> Path | None:
 
 def _settings(path: Path) -> dict[tuple[str, str], str]:
     """Return values by section and name, in lower case; lines are name, value and unit between tabs."""
-    section, said = "", {}
+    section, values = "", {}
     for line in path.read_text(encoding="latin-1").splitlines():
         parts = [part.strip() for part in line.split("\t")]
         if parts[0].startswith("["):
             section = parts[0].strip("[]").lower()
         elif len(parts) > 1 and parts[0]:
-            said[section, parts[0].lower()] = parts[1]
-    return said
+            values[section, parts[0].lower()] = parts[1]
+    return values
 
 
-def _pair(path: Path, said: dict[tuple[str, str], str], section: str, name: str) -> tuple[int, int]:
-    value = said.get((section, name), "")
+def _pair(path: Path, values: dict[tuple[str, str], str], section: str, name: str) -> tuple[int, int]:
+    value = values.get((section, name), "")
     found = re.fullmatch(r"(\d+)\s*x\s*(\d+)", value)
     if not found:
         raise ValueError(
@@ -99,6 +99,6 @@ def _pair(path: Path, said: dict[tuple[str, str], str], section: str, name: str)
     return int(found[1]), int(found[2])
 
 
-def _number(said: dict[tuple[str, str], str], section: str, name: str) -> float | None:
-    found = re.match(r"[-+]?\d+([.,]\d+)?", said.get((section, name), ""))  # some countries' versions write decimal commas
+def _number(values: dict[tuple[str, str], str], section: str, name: str) -> float | None:
+    found = re.match(r"[-+]?\d+([.,]\d+)?", values.get((section, name), ""))  # some countries' versions write decimal commas
     return float(found[0].replace(",", ".")) if found else None
