@@ -170,7 +170,7 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[Source, Trai
         )
     source.normaliser = replace(trained.normaliser, mode=task.normalise or trained.normaliser.mode)
     changed = [name for name, digest in source.fingerprints.items() if known["fingerprints"].get(name, digest) != digest]
-    store = vars(settings.data).get("store")
+    store = settings.data.store
     if changed and store == trained.provenance["config"]["data"].get("store"):
         where = store or f"data={data.name}"
         raise ValueError(

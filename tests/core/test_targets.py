@@ -209,6 +209,7 @@ def test_two_processes_equal_one_and_both_are_drawn(command, kind):
     assert (two / "figures" / "predictions.png").is_file()
     assert len(list((two / "figures" / "epochs").glob("*.png"))) == 2
     assert "each target above its prediction" in page
+    assert "Figure Predictions." not in page  # it is there once
     assert "Pearson correlation" in page
 
 

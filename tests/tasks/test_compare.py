@@ -16,6 +16,7 @@ from microlatent.tasks import compare as task
 from microlatent.tasks import compare_text
 from microlatent.tasks.compare_result import compare
 from microlatent.tasks.compare_runs import gather
+from microlatent.tracking import NullTracker
 
 VQVAE = {"model": {"name": "vqvae_z16", "latent_dim": 16, "num_codes": 64}, "data": {"name": "wells", "normalise": "dataset"}}
 VAE = {
@@ -287,8 +288,7 @@ def test_task_leaves_tables_and_figures_that_agree(two_families, compose, tmp_pa
     with caplog.at_level(logging.INFO, logger="microlatent"):
         numbers, out = carry_out(chosen, [])
     assert numbers == {"runs": 6, "not_counted": 2, "configurations": 2, "seeds": 3}
-    assert {path.name for path in (out / "tables").iterdir()} == set(task.TABLES)
-    assert {path.name for path in (out / "figures").iterdir()} == set(task.FIGURES)
+    assert {str(path) for path in [*out.glob("tables/*"), *out.glob("figures/*")]} == set(task.preflight(chosen, out).writes)
     summary = pd.read_csv(out / "tables" / "compare.csv")
     runs = pd.read_csv(out / "tables" / "runs.csv")
     means = runs[runs["counts"]].groupby("configuration")["val_explained_variance"].mean()
@@ -296,7 +296,6 @@ def test_task_leaves_tables_and_figures_that_agree(two_families, compose, tmp_pa
     pd.testing.assert_series_equal(written.sort_index(), means.sort_index(), check_names=False)
     assert summary.loc[summary["metric"] == "best_score", "not_comparable_across"].str.contains("model family").all()
     assert "val_explained_variance (higher is better): vae_gauss" in caplog.text
-    assert task.preflight(chosen, out).writes[0] == str(out / "tables" / "compare.csv")
 
 
 def test_nothing_of_an_earlier_comparison_stays_beside_a_later_one(two_families, compose, tmp_path, monkeypatch, caplog):
@@ -324,8 +323,8 @@ def test_a_number_that_none_of_those_drawn_has_leaves_its_panel_empty(tmp_path, 
         write_run(tmp_path / "runs" / str(dim), VAE, 1, metrics, model__latent_dim=dim)
     found = compared(tmp_path / "runs")
     assert found.shown == ["best_score", "best_val_active_units"]
-    task.draw(found, tmp_path / "figures")
-    assert (tmp_path / "figures" / task.FIGURES[0]).is_file()
+    task.draw(found, task.results_of(tmp_path, NullTracker()))
+    assert (tmp_path / "figures" / "compare.png").is_file()
 
 
 def test_sweep_jobs_that_have_not_begun_are_listed(two_families, tmp_path):

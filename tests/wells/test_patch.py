@@ -213,7 +213,7 @@ def test_check_reads_and_writes_nothing(raw, tmp_path):
 def test_wells_and_channel_names_are_checked(raw, tmp_path):
     for data, message in (
         ({"wells": ["C3"]}, r"data.wells names \['C3'\].*\['A1', 'B2'\]"),
-        ({"channel_names": ["phase"]}, r"1 names \(phase\).*2 channels"),
+        ({"channel_names": ["phase"]}, r"1 names \(\['phase'\]\).*2 image channels"),
         ({"wells": ["A1"], "sites": ["B2-Site_0"]}, "Leave one of them away"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -45,7 +45,7 @@ class Section(NamedTuple):
 
     def pixel_um(self, settings: Settings) -> float | None:
         """Return the size of a pixel, from the file or data.pixel_um; None where unknown."""
-        return self.store.pixel_um or getattr(settings.data, "pixel_um", None)
+        return self.store.pixel_um or settings.data.pixel_um
 
     @property
     def places(self) -> tuple[np.ndarray, np.ndarray, int, tuple[int, int], int]:

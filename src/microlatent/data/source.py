@@ -132,13 +132,13 @@ class TableSource:
             No row is left to train on.
         """
         groups = self.groups(data.split_by)[self.rows["all"]]
-        self.use_split(Split.draw(data.split_by, groups, data.val_share, getattr(data, "test_share", 0.0), seed))
+        self.use_split(Split.draw(data.split_by, groups, data.val_share, data.test_share, seed))
         if not len(self.rows["train"]):
             raise ValueError(
                 f"data.split_by={data.split_by} leaves none of {len(self.rows['all'])} samples to train on. Lower data.val_share "
                 "or data.test_share, or use a finer data.split_by."
             )
-        self.fit_normaliser(data.normalise, getattr(data, "arcsinh_cofactor", None), getattr(data, "clip_percentile", None))
+        self.fit_normaliser(data.normalise, data.arcsinh_cofactor, data.clip_percentile)
 
     def use_split(self, split: Split) -> None:
         """Set which rows are train, val and test."""

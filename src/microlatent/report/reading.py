@@ -44,19 +44,19 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def table_or_note(path: Path, within: Path, caption: str = "", limit: int = 200) -> Table | Note:
+def table_or_note(path: Path, within: Path, limit: int) -> Table | Note:
     """Return a CSV as a table, or a note that names the file and says what is wrong with it."""
     try:
-        return Table.of(read_csv(path), caption or path.relative_to(within).as_posix(), limit)
+        return Table.of(read_csv(path), path.relative_to(within).as_posix(), limit)
     except DAMAGE as error:
         return Note(f"{path.relative_to(within).as_posix()} cannot be read: {reason(error)}", "warning")
 
 
-def folded_tables(paths: list[Path], within: Path, limit: int = 100) -> list[Folded | Note]:
+def folded_tables(paths: list[Path], within: Path) -> list[Folded | Note]:
     """Return tables behind their names; damaged ones as notes."""
     blocks = []
     for path in paths:
-        table = table_or_note(path, within, limit=limit)
+        table = table_or_note(path, within, limit=100)
         title = f"Table: {path.stem.replace('_', ' ')}"
         blocks.append(table if isinstance(table, Note) else Folded(title, [table]))
     return blocks

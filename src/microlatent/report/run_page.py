@@ -195,8 +195,7 @@ def sections(record: Record, album: Album, max_points: int) -> Iterator[Section]
 
 def own_results(record: Record, album: Album) -> Section | None:
     """Return figures and tables that lie in the run's own folder beside those that training leaves."""
-    known = {"history.png", "reconstructions.png"}
-    pictures = [one for one in figures_of(record.path, album, skip=known) if one]
+    pictures = figures_of(record.path, album, skip={"history.png", "reconstructions.png", "predictions.png"})
     blocks = pictures + folded_tables(sorted((record.path / "tables").glob("*.csv")), record.path)
     return Section("results", "Results", blocks) if blocks else None
 

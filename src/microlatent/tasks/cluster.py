@@ -142,7 +142,7 @@ def open_all(settings: Settings) -> ClusterInput:
         There are no such images, or too few patches for the clusters asked for.
     """
     latents, task = open_latents(settings, "cluster"), settings.task
-    stores = list(latents.stores(getattr(settings.data, "store", None)))
+    stores = list(latents.stores(settings.data.store))
     patches, train = Patches(latents, stores, settings.data.channels or latents.channels), latents.training_rows()
     if task.images is not None:
         latents.require(PLACES, "cluster with task.images", "Leave task.images out.")

@@ -14,35 +14,31 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from microlatent.drawing import comparison as drawing
-from microlatent.files import write_csv, write_text
+from microlatent.files import write_text
+from microlatent.results import Preflight, Results
 from microlatent.schemas import Settings
 from microlatent.tasks import compare_text
 from microlatent.tasks.compare_result import Comparison, compare, describe
 from microlatent.tasks.compare_runs import gather
 
-if TYPE_CHECKING:
-    from microlatent.results import Preflight
-
 log = logging.getLogger(__name__)
-
-TABLES = ("compare.csv", "compare.md", "differences.csv", "configurations.csv", "runs.csv")
-FIGURES = ("compare.png", "tradeoffs.png")
 
 
 def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     """Gather, compare, write."""
-    for name in (*(f"tables/{name}" for name in TABLES), *(f"figures/{name}" for name in FIGURES)):
-        (out / name).unlink(missing_ok=True)  # nothing of an earlier comparison stays beside this one, or beside its failure
+    results = results_of(out, tracker)
+    for path in results.writes:
+        Path(path).unlink(missing_ok=True)  # nothing of an earlier comparison stays beside this one, or beside its failure
     found = look(settings)
     for note in found.notes:
         log.warning(note)
     for name, table in describe(found).items():
-        write_csv(table, out / "tables" / f"{name}.csv")
-    write_text(compare_text.write(found), out / "tables" / "compare.md")
-    draw(found, out / "figures")
+        results.table(name, table)
+    write_text(compare_text.write(found), results.path("tables/compare.md"))
+    draw(found, results)
     for line in compare_text.ranking(found).splitlines()[2:]:
         log.info(line.removeprefix("- ").replace("**", ""))
     return {
@@ -53,28 +49,34 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     }
 
 
+def results_of(out: Path, tracker: Any = None) -> Results:
+    """Declare the files."""
+    tables = ["compare", "differences", "configurations", "runs"]
+    return Results(out, tracker, files=["tables/compare.md"], tables=tables, figures=["compare", "tradeoffs"])
+
+
 def look(settings: Settings) -> Comparison:
     """Read the runs and compare them."""
     runs, study = gather(settings.task.runs, settings.outputs)
     return compare(runs, settings.task, study)
 
 
-def draw(found: Comparison, folder: Path) -> None:
+def draw(found: Comparison, results: Results) -> None:
     """Draw the metrics by configuration and, where there is something to trade, quality against cost."""
-    drawing.draw_metrics(found.counted, found.summary, found.shown, found.objectives, found.unlike, folder / FIGURES[0])
+    shown = found.counted, found.summary, found.shown, found.objectives, found.unlike
+    results.figure("compare", drawing.draw_metrics, *shown)
     if pairs := drawing.tradeoffs(list(found.objectives), found.cost, found.means):
-        drawing.draw_tradeoffs(found.summary, found.means, pairs, found.objectives, found.front, folder / FIGURES[1])
+        traded = found.summary, found.means, pairs, found.objectives, found.front
+        results.figure("tradeoffs", drawing.draw_tradeoffs, *traded)
 
 
 def preflight(settings: Settings, out: Path) -> Preflight:
     """Read the runs, compare them, and list what would be written."""
-    from microlatent.results import Preflight
-
     found = look(settings)
     count, objectives = len(found.counted), ", ".join(found.objectives) or "none"
     return Preflight(
         reads=list(found.runs["run"]),
-        writes=[*(str(out / "tables" / name) for name in TABLES), *(str(out / "figures" / name) for name in FIGURES)],
+        writes=results_of(out).writes,
         memory_mb=300.0,
         disk_mb=1.0,
         seconds=3.0,

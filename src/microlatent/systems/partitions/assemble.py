@@ -134,7 +134,7 @@ def assemble(
             *(subject, left_out, left_out + len(table), task.min_foreground),
         )
     if reference:
-        reference.write_manifest()
+        write_csv(pd.DataFrame(reference.rows), reference.folder / "manifest.csv")
     row = {"subject": subject, "images": len(images), "partitions": len(table), "left_out": left_out}
     row |= {"channels": len(images[0].channels), "mean_foreground": round(float(np.concatenate(shares).mean()), 4)}
     line = f"{subject}: {len(table)} partitions of {len(images[0].channels)} channels from {len(images)} images"
@@ -169,10 +169,6 @@ class ReferenceFiles:
         about = {"i": len(self.rows), "subject": image.subject, "image": image.image, "file": str(image.path)}
         about |= {"rows": image.shape_px[0], "columns": image.shape_px[1], "partitions": len(corners)}
         self.rows.append(about | {"size": task.size, "overlap": task.overlap, "remainder": task.remainder})
-
-    def write_manifest(self) -> None:
-        """Say which image is which file, of all that were written so far."""
-        write_csv(pd.DataFrame(self.rows), self.folder / "manifest.csv")
 
 
 def _identity(image: TissueImage, corners: np.ndarray, share: np.ndarray) -> pd.DataFrame:

@@ -113,7 +113,7 @@ def open_all(settings: Settings) -> MapsInput:
     """Open the table and its stores, and find the images."""
     latents = open_latents(settings, "maps")
     latents.require(PLACES, "maps", INSTEAD)
-    stores = list(latents.stores(getattr(settings.data, "store", None)))
+    stores = list(latents.stores(settings.data.store))
     known = [name for name in stores[0][0].channels if all(name in store.channels for store, _ in stores)]
     for name in settings.task.markers or ():
         if name not in known:

@@ -109,7 +109,7 @@ def open_all(settings: Settings) -> OutcomeInput:
     """
     latents = open_latents(settings, "outcome")
     latents.require(("subject",), "outcome", INSTEAD)
-    stores = list(latents.stores(getattr(settings.data, "store", None)))
+    stores = list(latents.stores(settings.data.store))
     patches = Patches(latents, stores, latents.channels)
     of = latents.obs["subject"].astype(str).to_numpy()
     path = find_outcomes(settings.task.outcomes, [store for store, _ in stores])

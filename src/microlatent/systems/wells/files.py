@@ -36,11 +36,15 @@ class RawFrame(NamedTuple):
     masks: np.ndarray | None  # (n, 1, W, W), 1 on the cell's enlarged mask
 
 
-def channel_names(given: list[str] | None, known: list[str] | None, count: int, source: Path) -> list[str]:
-    """Return the names of the image channels: from the file, else from data.channel_names, else channel_0, channel_1 ..."""
-    if given is not None and len(given) != count:
-        raise ValueError(f"data.channel_names gives {len(given)} names ({given}), but {source} has {count} image channels.")
-    return list(given or known or [f"channel_{number}" for number in range(count)])
+def channel_names(given: list[str] | None, known: list[str] | None, count: int, source: Path | str) -> list[str]:
+    """Return the names of the image channels: from data.channel_names, else from the file, else channel_0, channel_1 ..."""
+    names = list(given or known or [f"channel_{number}" for number in range(count)])
+    if len(names) != count:
+        raise ValueError(
+            f"data.channel_names gives {len(names)} names ({names}), but {source} has {count} image channels. Name each of them, "
+            "in the files' order."
+        )
+    return names
 
 
 def _identity(well: str, site: str, frame: int, cells: list[int], folder: str, **columns: Any) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from microlatent.progress import track
 from microlatent.provenance import collect_provenance
 from microlatent.results import Preflight
 from microlatent.schemas import Settings
+from microlatent.systems.wells.files import channel_names
 from microlatent.systems.wells.patches import Frame, NoCells, SiteCells, cut_frame, refuse_unlike, site_folder, write_site
 from microlatent.systems.wells.schema import PatchConfig
 from microlatent.systems.wells.source import MADE_FROM, patches_folder
@@ -225,24 +226,13 @@ def find_sites(settings: Settings, root: Path) -> tuple[list[Site], list[str]]:
         sites.append(
             Site(
                 pair,
-                _channel_names(data.channel_names or fov.channels, fov.num_channels, fov.site),
+                channel_names(data.channel_names, fov.channels, fov.num_channels, fov.site),
                 *(data.pixel_um or fov.pixel_um, data.frame_min or fov.frame_min),
                 _of_site(tracks, well, name),
                 _of_site(truth, well, name),
             )
         )
     return sites, notes
-
-
-def _channel_names(names: list[str] | None, num_channels: int, site: str) -> list[str]:
-    if names is None:
-        return [f"channel_{number}" for number in range(num_channels)]
-    if len(names) != num_channels:
-        raise ValueError(
-            f"data.channel_names has {len(names)} names ({', '.join(names)}), but the images of {site} have {num_channels} "
-            f"channels. Name each channel, in the files' order."
-        )
-    return list(names)
 
 
 def _read_tracks(task: PatchConfig, root: Path, pairs: list[Pair]) -> pd.DataFrame | None:

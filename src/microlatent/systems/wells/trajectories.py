@@ -207,7 +207,7 @@ def motion(
 class Displacement(NamedTuple):
     """Mean squared displacement by lag, and its growth."""
 
-    table: pd.DataFrame  # lag_frames, [lag_min], msd_<unit>2, lo, hi, num_tracks, num_pairs
+    table: pd.DataFrame  # lag_frames, [lag_min], msd_px2, lo, hi, num_tracks, num_pairs
     exponent: float  # of the power law: 1 for diffusion, 2 for straight motion
     exponent_lo: float
     exponent_hi: float
@@ -217,7 +217,6 @@ def mean_squared_displacement(
     tracks: Mapping[str, Sequence[int]],
     frame: NDArray,
     centre_px: NDArray,
-    pixel_um: float | None = None,
     frame_min: float | None = None,
     max_lag: int = 30,
     num_bootstrap: int = 1000,
@@ -233,7 +232,7 @@ def mean_squared_displacement(
     squares, counts = np.zeros((len(kept), len(lags))), np.zeros((len(kept), len(lags)))
     for index, rows in enumerate(kept):
         path = np.full((int(np.ptp(frame[rows])) + 1, 2), np.nan)
-        path[frame[rows] - frame[rows[0]]] = centre_px[rows] * (pixel_um or 1.0)
+        path[frame[rows] - frame[rows[0]]] = centre_px[rows]
         for column, lag in enumerate(lags[lags < len(path)]):
             square = ((path[lag:] - path[:-lag]) ** 2).sum(1)
             squares[index, column], counts[index, column] = np.nansum(square), np.isfinite(square).sum()
@@ -248,7 +247,7 @@ def mean_squared_displacement(
     table = pd.DataFrame({"lag_frames": lags})
     if frame_min:
         table["lag_min"] = lags * frame_min
-    table[f"msd_{'um' if pixel_um else 'px'}2"] = msd
+    table["msd_px2"] = msd
     table["lo"], table["hi"] = bounds.T
     table["num_tracks"], table["num_pairs"] = (counts > 0).sum(0), counts.sum(0).astype(int)
     low, high = interval(slopes(lags, drawn))
