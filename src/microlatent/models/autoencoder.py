@@ -58,7 +58,7 @@ class Autoencoder(nn.Module):
         likelihood = {
             "likelihood": config.likelihood,
             "is_variational": config.family == "vae",
-            "full_var": getattr(config, "full_var", False),
+            "full_var": config.family == "vae" and config.full_var,
             "dropout": config.dropout,
         }
         if config.arch == "compact":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microlatent.metrics import SCORE, direction
+from microlatent.schemas.checks import nearest
 from microlatent.sweeps import sweep
 
 if TYPE_CHECKING:
@@ -100,8 +101,6 @@ class RunningTrial:
             return False
 
     def _value(self, row: dict[str, Any], score: float) -> float:
-        from microlatent.config import nearest
-
         if self.objective == SCORE:
             return score
         columns = [name for name in row if name.startswith(("train_", "val_")) and not isinstance(row[name], list)]

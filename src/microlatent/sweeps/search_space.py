@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from microlatent.overrides import quoted
+from microlatent.schemas.checks import nearest
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -43,8 +44,6 @@ def distributions(swept: list[Override], settings: dict[str, Any]) -> dict[str, 
 
 def _distribution(override: Override, settings: dict[str, Any]) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    from microlatent.config import nearest
 
     key, value = override.get_key_element(), override.value()
     unknown = sorted(set(getattr(value, "tags", ())) - set(TAGS))

@@ -19,6 +19,7 @@ import psutil
 
 from microlatent.record import Record, is_alive
 from microlatent.run import can_continue
+from microlatent.schemas.checks import nearest
 from microlatent.sweeps import search_space, sweep
 from microlatent.sweeps.launching import Finished
 from microlatent.sweeps.study import OpenStudy, patiently
@@ -117,8 +118,6 @@ class Trials:
             self._fail(ended.number, ended.error)
 
     def _finish(self, number: int, numbers: dict[str, Any] | None) -> None:
-        from microlatent.config import nearest
-
         numbers = numbers or {}
         if numbers.get("pruned"):
             self.close(number, "PRUNED")
