@@ -18,7 +18,6 @@ import torch
 
 from microlatent.analysis.statistics import explained
 from microlatent.config import nearest
-from microlatent.contract import lacking
 from microlatent.data.folders import origin_of, preflight_outputs, raw_folder
 from microlatent.device import choose_device
 from microlatent.experiment import Trained, load_model, load_split
@@ -102,7 +101,7 @@ def load(settings: Settings, device: torch.device) -> Trained:
     Raises
     ------
     ValueError
-        The data are no images, the model makes none, or its values cannot be turned back into counts.
+        The data are no images, or the model's values cannot be turned back into counts.
     """
     run, task, data = Path(settings.run), settings.task, settings.data
     if data.name != "partitions":
@@ -111,8 +110,6 @@ def load(settings: Settings, device: torch.device) -> Trained:
             "data.root=<folder>. The model may have been trained on any data with channels of the same names."
         )
     trained = load_model(run, task.checkpoint, device)
-    if lacking(trained.model, ["reconstruct"]):
-        raise ValueError(f"The model of {run} has no reconstruct(), so it makes no images. Choose the run of an autoencoder.")
     if trained.normaliser.mode == "patch":
         raise ValueError(
             f"{run} was trained with data.normalise=patch: every partition has a scale of its own, and none leads back to "
