@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from microlatent import contract
 from microlatent.files import atomic
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -95,3 +100,38 @@ def load_state(model: torch.nn.Module, weights: dict[str, torch.Tensor], source:
             f"{source} does not fit this model: {'; '.join(parts)}. Use the model settings it was trained with (model=..., "
             "model.latent_dim, model.num_codes, data.channels)."
         ) from error
+
+
+def start_from(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: Path | str) -> None:
+    """Load the weights that a new run starts from: strictly, or what fits where the model says so; the log tells which.
+
+    Raises
+    ------
+    ValueError
+        Names or shapes differ, or no layer fits, or one that is frozen does not.
+    """
+    own = model.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    has_layer = any(value.ndim > 1 for value in fitting.values())  # numbers and vectors may fit by chance
+    if not contract.takes_what_fits(model) or not has_layer or len(fitting) == len(own) == len(weights):
+        load_state(model, weights, source)
+        return
+    shapes = {name: tuple(weights[name].shape) for name in own.keys() & weights.keys() - fitting.keys()}
+    other = [f"{name} ({shape} there, {tuple(own[name].shape)} here)" for name, shape in sorted(shapes.items())]
+    absent, unused = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    if lost := sorted(frozen - fitting.keys()):
+        raise ValueError(
+            f"{source} does not fit what model.freeze keeps: {', '.join(lost[:3])}{' ...' * (len(lost) > 3)} would stay at "
+            f"random. Other shape: {', '.join(other[:3]) or 'none'}; absent there: {', '.join(absent[:3]) or 'none'}. Use the "
+            "model settings and channels that it was trained with, or leave model.freeze out."
+        )
+    model.load_state_dict({**own, **fitting})
+    parts = Counter(".".join(name.split(".")[:2]) for name in fitting)
+    taken = ", ".join(f"{name} ({num})" for name, num in parts.items())
+    logger.info("%s: %d of %d tensors taken: %s.", source, len(fitting), len(own), taken)
+    for what, names in (("of another shape", other), ("absent there", absent)):
+        if names:
+            logger.info("%s: not taken, %s, so it starts at random: %s.", source, what, ", ".join(names))
+    if unused:
+        logger.info("%s: not taken, because this model has no such tensor: %s.", source, ", ".join(unused))

@@ -7,7 +7,7 @@ and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -163,14 +163,20 @@ CAPABILITIES: dict[str, type] = {
 }
 
 
-def capabilities(model: Any) -> set[str]:
-    """Return what a model, or the class of one, can do: names of ``CAPABILITIES``."""
-    return {name for name in CAPABILITIES if callable(getattr(model, name, None))}
+def capabilities(model: Any, settings: Mapping[str, Any] | None = None) -> set[str]:
+    """Return what a model can do, or the class of one under some settings: names of ``CAPABILITIES``.
+
+    Where that depends on the settings, the class says ``capable_if = {"predict": {"objective": "translate"}}``.
+    """
+    chosen = getattr(getattr(model, "config", None), "__dict__", {}) if settings is None else settings
+    conditions = getattr(model, "capable_if", {})
+    able = (name for name in CAPABILITIES if callable(getattr(model, name, None)))
+    return {name for name in able if all(chosen.get(key, value) == value for key, value in conditions.get(name, {}).items())}
 
 
-def lacking(model: Any, wanted: Iterable[str]) -> list[str]:
-    """Return the capabilities that a task wants and a model, or its class, does not have."""
-    return sorted(set(wanted) - capabilities(model))
+def lacking(model: Any, wanted: Iterable[str], settings: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the capabilities that a task wants and a model, or its class under some settings, does not have."""
+    return sorted(set(wanted) - capabilities(model, settings))
 
 
 def needs(model: Any) -> set[str]:
@@ -186,6 +192,11 @@ def labels(model: Any) -> dict[str, str]:
 def has_fixed_shape(model: Any) -> bool:
     """Return whether a model takes samples of the shape alone that it was built for: it says ``fixed_shape = True``."""
     return bool(getattr(model, "fixed_shape", False))
+
+
+def takes_what_fits(model: Any) -> bool:
+    """Return whether a model may start from weights of which some are absent or of another shape: ``takes_what_fits = True``."""
+    return bool(getattr(model, "takes_what_fits", False))
 
 
 def end_epoch(model: Any, tallies: dict[str, Tensor], *, training: bool) -> tuple[Row, list[str]]:

@@ -56,7 +56,8 @@ def build_model(settings: Settings, source: Source) -> nn.Module:
     ValueError
         It predicts a target, but the data have none.
     """
-    if source.target_channels is None and not contract.lacking(config.choice("model", settings.model.name).load(), ["predict"]):
+    made = config.choice("model", settings.model.name).load()
+    if source.target_channels is None and not contract.lacking(made, ["predict"], vars(settings.model)):
         raise ValueError(
             f"model={settings.model.name} predicts a target from its input, but data={settings.data.name} has none. Choose data "
             "with targets, or a model whose target is its input."

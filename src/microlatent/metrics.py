@@ -73,6 +73,7 @@ MATCHING = tuple(f"model.matching{part}" for part in ("", "_adjacent", "_track",
 WEIGHTS = (
     *("model.beta", "model.free_bits", "model.loss_reduction"),
     *("model.weight_recon", "model.weight_commitment", "model.weight_matching", "model.commitment_weight", *MATCHING),
+    *("model.objective", "model.loss", "model.weight_mse", "model.weight_l1", "model.weight_msssim", "model.weight_foreground"),
 )
 FAMILY = ("model family",)  # what counts as active needs a prior, or does without
 
@@ -82,6 +83,11 @@ register_metric("mse", "mean squared error", depends=PIXELS)
 register_metric("kl", "KL divergence", unit="nats")
 register_metric("commitment", "commitment loss", depends=("model.commitment_weight",))
 register_metric("matching", "matching loss", depends=MATCHING)
+register_metric("l1", "mean absolute error", depends=PIXELS)
+register_metric("msssim", "1 - MS-SSIM", depends=(*PIXELS, "model.msssim_scales"))
+register_metric("foreground_mse", "mean squared error in the foreground", depends=PIXELS)
+register_metric("masked_mse", "mean squared error of hidden squares", depends=(*PIXELS, "model.mask_ratio", "model.mask_px"))
+register_metric("pearson", "Pearson correlation", better="higher", kind="quality")
 register_metric("explained_variance", "explained variance", better="higher", kind="quality", depends=PIXELS)
 register_metric("log_likelihood", "log-likelihood", better="higher", unit="nats", kind="quality", depends=LIKELIHOOD)
 register_metric("elbo", "evidence lower bound", better="higher", unit="nats", kind="quality", depends=LIKELIHOOD)

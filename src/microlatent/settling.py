@@ -138,6 +138,11 @@ def check_combination(settings: Settings, entry: str, task: config.Choice) -> No
             f"model={settings.model.name} has no effect in {entry}.py: the model comes from run=<folder of a training run>. "
             "Leave model out."
         )
+    if getattr(settings.model, "freeze", None) and not settings.init_from:
+        raise ValueError(
+            f"model.freeze={settings.model.freeze} keeps what init_from gives, but nothing is given: it would stay at random. "
+            "Add init_from=<run>, or leave model.freeze out."
+        )
     if settings.seed < 0:
         raise ValueError(f"seed is {settings.seed}, but must be at least 0.")
     trainer = settings.trainer
@@ -193,11 +198,11 @@ def refuse_incapable(settings: Settings, run_config: dict[str, Any]) -> None:
     if not task.wants or model not in config.REGISTRY["model"]:  # which is said where the model is loaded
         return
     built = config.choice("model", model).load()
-    if missing := contract.lacking(built, task.wants):
+    if missing := contract.lacking(built, task.wants, run_config["model"]):
         able = [
             f"task={name}"
             for name, one in config.tasks(data=run_config["data"]["name"]).items()
-            if not {"root", "data"} & {*one.needs} and not contract.lacking(built, one.wants)
+            if not {"root", "data"} & {*one.needs} and not contract.lacking(built, one.wants, run_config["model"])
         ]
         raise ValueError(
             f"task={task.name} needs a model that can {' and '.join(missing)}, but model={model} of run={settings.run} cannot. "

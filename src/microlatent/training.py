@@ -64,7 +64,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     if settings.init_from and not saved:
         path = Path(settings.init_from)
         path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
-        checkpoint.load_state(model, checkpoint.load_weights(path), f"init_from={settings.init_from}")
+        checkpoint.start_from(model, checkpoint.load_weights(path), f"init_from={settings.init_from}")
     if device.type == "cuda" and trainer.resident and source.nbytes < 0.6 * torch.cuda.mem_get_info(device)[0]:
         source.make_resident(device)
     if distributed.rank() == 0:

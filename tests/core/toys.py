@@ -98,7 +98,7 @@ class ToyNet(nn.Module):
         return Losses({"total": mse, "mse": mse}, {})
 
 
-def pearson(model, batch):
+def likeness(model, batch):
     """Correlation of target and prediction in each sample."""
     both = [(image * batch.weight).flatten(1) for image in (batch.y, model.predict(batch.x))]
     return F.cosine_similarity(*(one - one.mean(1, keepdim=True) for one in both))
@@ -112,5 +112,5 @@ def worst(model, batch):
 register("data", "toy_images", ToyDataConfig, "tests.core.toys:open_images")
 register("data", "toy_volumes", ToyDataConfig, "tests.core.toys:open_volumes")
 register("model", "toy_net", ToyNetConfig, "tests.core.toys:ToyNet")
-register_metric("pearson", "Pearson correlation", better="higher", measure="tests.core.toys:pearson", wants=("predict",))
+register_metric("likeness", "likeness to the target", better="higher", measure="tests.core.toys:likeness", wants=("predict",))
 register_metric("worst", "largest error", measure="tests.core.toys:worst", when="end", wants=("predict",))

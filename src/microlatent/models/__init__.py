@@ -10,3 +10,5 @@ for _name in ("ae_bern", "ae_gauss"):
 for _name in ("vae_bern", "vae_gauss"):
     register("model", _name, schemas.VAEConfig, f"{__name__}.autoencoder:VariationalAutoencoder")
 register("model", "kikuchi_cnn", schemas.KikuchiCNNConfig, f"{__name__}.kikuchi_cnn:KikuchiCNN")
+register("model", "stain_unet", schemas.StainUNetConfig, f"{__name__}.stain_unet:StainUNet")
+register("model", "stain_next", schemas.StainNextConfig, f"{__name__}.stain_next:StainNext")

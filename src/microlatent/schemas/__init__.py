@@ -8,5 +8,5 @@ pattern: the key and its value, what is allowed, what to do.
 from microlatent.schemas.checks import MISSING, NORMALISATIONS, at_least, distinct, one_of, within
 from microlatent.schemas.command import LoggerConfig, Settings, TaskConfig, TrainConfig, TrainerConfig
 from microlatent.schemas.latents import ClusterConfig, EmbedConfig, ProcessConfig
-from microlatent.schemas.model import AEConfig, KikuchiCNNConfig, VAEConfig, VQVAEConfig
+from microlatent.schemas.model import AEConfig, KikuchiCNNConfig, StainNextConfig, StainUNetConfig, VAEConfig, VQVAEConfig
 from microlatent.schemas.review import CompareConfig, ReportConfig

@@ -160,3 +160,79 @@ class KikuchiCNNConfig:
 
 
 HEADS = {"minus_one_one": "tanh", "zero_one": "sigmoid", "patch": "linear"}  # what ends the decoder, by normalisation
+
+
+@dataclass(kw_only=True)
+class StainConfig:
+    """What the models of virtual staining share (``models/staining.py``)."""
+
+    name: str = MISSING
+    dims: str = "2"  # 2: a plane to a plane; 2.5: a stack to its middle plane; 3: a stack to a stack
+    planes: int | None = None  # Z planes of the input; default: 1 for dims=2, else 5
+    width: int = 16  # feature maps at full resolution, doubled at each halving
+    depth: int = 3  # halvings of rows and columns
+    norm: str = "batch"  # batch (fast; wants batches of 8 or more) or layer (over the channels of each pixel)
+    loss: str = "mse"  # mse or l1_msssim
+    weight_mse: float = 1.0  # of the mean squared error in total (loss=mse)
+    weight_l1: float = 0.5  # of the mean absolute error in total (loss=l1_msssim)
+    weight_msssim: float = 0.5  # of 1 - MS-SSIM in total (loss=l1_msssim)
+    msssim_scales: int = 5  # of MS-SSIM, at most 5; five take crops of 176 px or more, three of 44
+    weight_foreground: float = 0.0  # of the squared error in the foreground alone, in total
+    objective: str = "translate"  # translate: learn the target; masked: fill hidden squares of the input, without a target
+    mask_ratio: float = 0.5  # masked: share of the squares that is hidden
+    mask_px: int = 16  # masked: side of the squares
+    freeze: str | None = None  # encoder: what init_from gives it stays as it is
+
+    def __post_init__(self) -> None:
+        one_of("model.dims", self.dims, ("2", "2.5", "3"))
+        if self.planes is None:
+            self.planes = 1 if self.dims == "2" else 5
+        if (self.dims == "2") != (self.planes == 1) or (self.dims == "2.5" and self.planes % 2 == 0):
+            fits = {
+                "2": "is of one plane",
+                "2.5": "needs an odd number from 3 on, for there to be a middle",
+                "3": "needs 2 or more",
+            }
+            raise ValueError(
+                f"model.planes is {self.planes}, but model.dims={self.dims} {fits[self.dims]}. Change one of the two."
+            )
+        for key in ("planes", "width", "depth", "mask_px"):
+            at_least(f"model.{key}", getattr(self, key), 1)
+        for key in ("weight_mse", "weight_l1", "weight_msssim", "weight_foreground"):
+            at_least(f"model.{key}", getattr(self, key), 0)
+        one_of("model.norm", self.norm, ("batch", "layer"))
+        one_of("model.loss", self.loss, ("mse", "l1_msssim"))
+        within("model.msssim_scales", self.msssim_scales, 1, 5)
+        one_of("model.objective", self.objective, ("translate", "masked"))
+        within("model.mask_ratio", self.mask_ratio, 0.05, 0.95)
+        if self.freeze is not None:
+            one_of("model.freeze", self.freeze, ("encoder",))
+        if self.freeze and self.objective == "masked":
+            raise ValueError(
+                f"model.freeze={self.freeze} keeps what model.objective=masked is to train. Leave one of the two out."
+            )
+
+    @property
+    def predicts_all_planes(self) -> bool:
+        """Whether the output has the planes of the input, or one alone."""
+        return self.dims == "3"
+
+
+@dataclass(kw_only=True)
+class StainUNetConfig(StainConfig):
+    """U-Net for virtual staining (``models/stain_unet.py``)."""
+
+
+@dataclass(kw_only=True)
+class StainNextConfig(StainConfig):
+    """ConvNeXt with a folded stem for virtual staining (``models/stain_next.py``)."""
+
+    dims: str = "3"  # 2: a plane to a plane; 2.5: a stack to its middle plane; 3: a stack to a stack
+    width: int = 32  # feature maps after the stem, doubled at each halving
+    depth: int = 2  # halvings of rows and columns after the stem
+    stem_px: int = 4  # side of the squares of pixels that the stem makes one of
+    norm: str = "layer"  # batch (fast; wants batches of 8 or more) or layer (over the channels of each pixel)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("model.stem_px", self.stem_px, 1)
