@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microlatent.models.staining import ChannelNorm, Interval, Staining
+from microlatent.schemas.model import StainNextConfig
 
 BLOCKS = 2  # at each level of the encoder; one on the way back
 EXPANSION = 4  # of the features inside of a block
@@ -58,6 +59,8 @@ class Unfold(nn.Module):
 
 class StainNext(Staining):
     """Stem, encoder of halvings, decoder with what was there before each of them, head."""
+
+    config: StainNextConfig
 
     def build(self) -> int:
         """Make the stem and the stages."""

@@ -9,6 +9,8 @@ Source: Ronneberger, Fischer, Brox 2015, arXiv:1505.04597; Cicek et al. 2016, ar
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,10 +23,11 @@ class Block(nn.Sequential):
 
     def __init__(self, channels: int, width: int, norm: str, across: int | None) -> None:
         conv, batch_norm = (nn.Conv2d, nn.BatchNorm2d) if across is None else (nn.Conv3d, nn.BatchNorm3d)
-        kernel = (3, 3) if across is None else (across, 3, 3)
+        kernel: Any = (3, 3) if across is None else (across, 3, 3)
+        padding: Any = tuple(side // 2 for side in kernel)
         layers: list[nn.Module] = []
         for before in (channels, width):
-            layers.append(conv(before, width, kernel, padding=tuple(side // 2 for side in kernel), bias=False))
+            layers.append(conv(before, width, kernel, padding=padding, bias=False))
             layers += [batch_norm(width) if norm == "batch" else ChannelNorm(width), nn.ReLU(inplace=True)]
         super().__init__(*layers)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from microlatent import checkpoint, config, contract, distributed, metrics, run, settling, training
+from microlatent import checkpoint, config, contract, metrics, run, settling, training
 from microlatent.command import carry_out
 from microlatent.contract import Batch
 from microlatent.device import set_layout
@@ -278,18 +278,23 @@ def test_weights_that_do_not_fit_are_told_apart_and_what_is_frozen_must_fit(fit,
         fit("stain_unet", f"init_from={first}", dims="3")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_goes_on_bit_for_bit_with_masks_drawn_and_an_encoder_frozen(fit, name):
-    for options in (["model.objective=masked"], ["model.freeze=encoder", f"init_from={fit(name)}"]):
-        whole, half = fit(name, *options, "trainer.epochs=2"), fit(name, *options)
-        settings = settling.settle({**run.read_config(half), "resume": str(half)}, "train")
-        settings.trainer.epochs = 2
-        other = weights(carry_out(settings, [], resumed=half)[1])
-        assert all(torch.equal(value, other[key]) for key, value in weights(whole).items())
+@pytest.mark.parametrize(("name", "is_tuned"), [("stain_unet", False), ("stain_next", True)])
+def test_a_run_goes_on_bit_for_bit_with_masks_drawn_or_an_encoder_frozen(fit, name, is_tuned):
+    options = ["model.freeze=encoder", f"init_from={fit(name)}"] if is_tuned else ["model.objective=masked"]
+    whole, half = fit(name, *options, "trainer.epochs=2"), fit(name, *options)
+    settings = settling.settle({**run.read_config(half), "resume": str(half)}, "train")
+    settings.trainer.epochs = 2
+    other = weights(carry_out(settings, [], resumed=half)[1])
+    assert all(torch.equal(value, other[key]) for key, value in weights(whole).items())
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dims", [pytest.param("2", marks=pytest.mark.slow), "3"])
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [
+        ("stain_unet", "3"),
+        *(pytest.param(*which, marks=pytest.mark.slow) for which in (("stain_unet", "2"), ("stain_next", "3"))),
+    ],
+)
 def test_half_precision_and_layout_change_little_and_pieces_of_a_batch_nothing(fit, name, dims):
     norm = "model.norm=layer"  # statistics of a piece would not be those of the batch
     plain, pieces, fast = (
@@ -317,5 +322,4 @@ def test_two_processes_equal_one(command, name, dims, norm):
     command("train", *options, "name=two", launcher=TORCHRUN, OMP_NUM_THREADS="1")
     one, two = (pd.read_csv(next(command.folder.glob(f"outputs/{which}/*/history.csv"))) for which in ("one", "two"))
     terms = ["train_mse", "val_mse", "val_pearson"]
-    np.testing.assert_allclose(one[terms], two[terms], rtol=2e-4, atol=1e-6)
-    assert distributed.world_size() == 1
+    np.testing.assert_allclose(one[terms], two[terms], rtol=1e-3)  # rounding, after some steps of Adam
