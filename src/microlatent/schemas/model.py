@@ -229,7 +229,7 @@ class StainNextConfig(StainConfig):
 
     dims: str = "3"  # 2: a plane to a plane; 2.5: a stack to its middle plane; 3: a stack to a stack
     width: int = 32  # feature maps after the stem, doubled at each halving
-    depth: int = 2  # halvings of rows and columns after the stem
+    depth: int = 1  # halvings of rows and columns after the stem; each doubles the receptive field
     stem_px: int = 4  # side of the squares of pixels that the stem makes one of
     norm: str = "layer"  # batch (fast; wants batches of 8 or more) or layer (over the channels of each pixel)
 
