@@ -23,7 +23,7 @@ from microlatent.schemas.sweeper import GridConfig, StudyConfig
 
 CONF = next(path for up in (0, 2) for path in [Path(__file__).parents[up] / "conf"] if path.is_dir())  # of a wheel; of a checkout
 GROUPS = ("model", "data", "task", "trainer", "logger")
-SYSTEMS = ("wells", "partitions", "mnist", "kikuchi")  # each a folder below systems/ that registers what it has
+SYSTEMS = ("wells", "partitions", "mnist", "kikuchi", "plates")  # each a folder below systems/ that registers what it has
 ENTRIES = ("train", "infer", "analyze")
 NEEDS = (
     "root",  # raw files: data.root
@@ -51,6 +51,7 @@ class Choice:
     target: str | None = None
     entry: str = ""
     specimens: str | None = None
+    normaliser: str = "microlatent.data.normalise:Normaliser"
     data: tuple[str, ...] | None = None
     needs: tuple[str, ...] = ()
     wants: tuple[str, ...] = ()
@@ -126,7 +127,7 @@ def register(
         take this one, unless it has no target.
     declared
         ``specimens``: of data, a module whose ``SPECIMENS`` hold functions that simulate raw files in a folder, by the value of
-        ``data.root``. All others are of a task. ``data``: the kinds of data that it is for; default: every kind; ``()``: it
+        ``data.root``; ``normaliser``, the class that its checkpoints keep. All others are of a task. ``data``: the kinds of data that it is for; default: every kind; ``()``: it
         reviews what runs left behind and reads no data. ``needs``: words of ``NEEDS``, without which it is refused. ``wants``:
         what the run's model must be able to do (``contract.CAPABILITIES``). ``title``: its heading in a report. ``order``: its
         place in lists, after smaller numbers. ``section``: ``module:function`` of its part of a report,

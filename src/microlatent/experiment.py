@@ -13,7 +13,6 @@ from torch import nn
 from microlatent import checkpoint, config, contract
 from microlatent.contract import Source
 from microlatent.data.folders import resolved
-from microlatent.data.normalise import Normaliser
 from microlatent.data.split import PARTS, Split
 from microlatent.device import set_layout
 from microlatent.provenance import collect_provenance
@@ -91,7 +90,7 @@ class Trained(NamedTuple):
     """A model as a run left it, and how its input was made."""
 
     model: nn.Module  # in evaluation mode
-    normaliser: Normaliser
+    normaliser: Any  # of the class that its kind of data is registered with
     channels: list[str]
     shape: tuple[int, ...]  # of the samples that it was trained on
     provenance: dict[str, Any]  # of the checkpoint, with its path and epoch
@@ -108,7 +107,8 @@ def load_model(run: Path, which: str, device: torch.device) -> Trained:
     model = _built(model_config, trained["channels"], shape, trained.get("target_channels"))
     checkpoint.load_state(model.to(device), saved["model"], path)
     provenance = provenance | {"checkpoint": str(path), "epoch": saved["position"]["epoch"]}
-    return Trained(model.eval(), Normaliser(**trained["normaliser"]), trained["channels"], shape, provenance)
+    normaliser = config.load(config.choice("data", provenance["config"]["data"]["name"]).normaliser)(**trained["normaliser"])
+    return Trained(model.eval(), normaliser, trained["channels"], shape, provenance)
 
 
 def load_split(run: Path, trained: dict[str, Any]) -> Split:
@@ -156,12 +156,13 @@ def load_trained(settings: Settings, device: torch.device) -> tuple[Source, Trai
     run, task = Path(str(settings.run)), settings.task
     trained = load_model(run, task.checkpoint, device)
     path, known = trained.provenance["checkpoint"], trained.provenance["data"]
-    if settings.data.channels not in (None, trained.channels):
+    key = getattr(settings.data, "CHANNELS", "channels")  # the schema says which setting names what the model sees
+    if (asked := getattr(settings.data, key)) not in (None, trained.channels):
         raise ValueError(
-            f"{path} was trained on channels {trained.channels}, but data.channels asks for {settings.data.channels}. "
-            "Leave data.channels out: channels are matched by name."
+            f"{path} was trained on channels {trained.channels}, but data.{key} asks for {asked}. "
+            f"Leave data.{key} out: channels are matched by name."
         )
-    data = replace(settings.data, channels=list(trained.channels))
+    data = replace(settings.data, **{key: list(trained.channels)})
     source: Source = config.choice("data", data.name).load()(replace(settings, data=data))
     settings.data = resolved(replace(settings, data=data)).data  # what the task writes says where its data were
     if source.shape != trained.shape and contract.has_fixed_shape(trained.model):

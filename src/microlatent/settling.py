@@ -101,8 +101,10 @@ def prefer_typed(container: dict[str, Any], overrides: list[str] | tuple[str, ..
 
 
 def settle_normalisation(settings: Settings) -> None:
-    """Set ``data.normalise`` to what the model wants where it is not given; refuse what it cannot be trained on."""
+    """Set ``data.normalise``, and what else a kind of data takes from the model, where not given; refuse what does not fit."""
     model, data = settings.model, settings.data
+    if hasattr(data, "settle"):
+        data.settle(model)
     if data.normalise is None:
         data.normalise = getattr(model, "normalise", "dataset")
     if hasattr(model, "refuse_normalisation"):

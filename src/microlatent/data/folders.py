@@ -67,13 +67,18 @@ def store_folder(config: Any, outputs: str) -> Path:
             "Neither data.store nor data.root is set. Name the folder that was assembled: data.root=<raw files>, "
             "or data.store=<folder of .h5 stores>."
         )
-    path = Path(config.root).resolve()
-    name = config.root if config.root in SIMULATED else path.stem if path.is_file() else path.name
+    if isinstance(config.root, list):
+        name = "+".join(Path(root).resolve().name.removesuffix(".zarr") for root in config.root)[:100]
+    else:
+        path = Path(config.root).resolve()
+        name = config.root if config.root in SIMULATED else path.stem if path.is_file() else path.name
     return (Path(outputs) / "stores" / f"{config.name}-{name}").absolute()
 
 
-def origin_of(config: Any) -> str | None:
-    """Return what a store remembers as the folder that it was assembled from."""
+def origin_of(config: Any) -> str | list[str] | None:
+    """Return what a store remembers as the folder, or the folders, that it was assembled from."""
+    if isinstance(config.root, list):
+        return [str(Path(root).resolve()) for root in config.root]
     return str(Path(config.root).resolve()) if config.root not in (None, *SIMULATED) else config.root
 
 
