@@ -78,8 +78,8 @@ class ImageFile:
         return np.ascontiguousarray(pixels.transpose([left.index(axis) for axis in "CYX"]))
 
 
-def open_image(path: str | Path, pages: str = "T") -> ImageFile:
-    """Open a file; ``pages`` (T or C) says what an axis without a name is.
+def open_image(path: str | Path, pages: str = "T", *, volumes: bool = False) -> ImageFile:
+    """Open a file; ``pages`` (T, C or Z) says what an axis without a name is, ``volumes`` that it may have several planes.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def open_image(path: str | Path, pages: str = "T") -> ImageFile:
             f"OME-TIFF, ImageJ hyperstack, OME-Zarr or npy of (T, C, Z, Y, X), or a file per frame with {{frame}} in the path."
         )
     depth = dict(zip(image.axes, image.array.shape, strict=True)).get("Z", 1)
-    if depth > 1:
+    if depth > 1 and not volumes:
         image.close()
         raise ValueError(
             f"{path} has {depth} planes in z, but patches are cut from one. Save the plane in focus, or a projection, as a file."

@@ -247,7 +247,7 @@ class PlateCrops(TableSource):
         """Return where a row is cut out of training: its windows are spread over the field's planes and time points."""
         if row not in self._places:
             number, crop = int(self.field_of_row[row]), int(self.table["crop"].iloc[row])
-            random = np.random.default_rng([DRAW, xxhash.xxh32_intdigest(self.fields[number].name), crop])
+            random = np.random.default_rng([DRAW, xxhash.xxh32_intdigest(self.fields[number].name.encode()), crop])
             times, windows = self._windows(number)
             at = crop % (times * windows) if self.config.crops >= times * windows else crop * times * windows // self.config.crops
             self._places[row] = self._place(number, random.random(4 + 3 * TRIES), divmod(at, windows))
@@ -394,7 +394,9 @@ class PlateCrops(TableSource):
             return x.to(torch.float32, memory_format=layout(x.ndim, channels_last))
 
         found = [self.levels(int(number)) for number in self.field_of_row[local]]
-        lines = torch.from_numpy(np.stack([one.lines[place.t] for one, place in zip(found, places, strict=True)]))
+        lines = None
+        if self.normaliser.mode in ("field", "time"):
+            lines = torch.from_numpy(np.stack([one.lines[place.t] for one, place in zip(found, places, strict=True)]))
         x = self.normaliser.apply(ready(self._cut(local, places, self.channels, middle=False)), lines)  # type: ignore[call-arg]
         if augment_seed is not None and self.config.jitter > 1:
             power = np.random.default_rng([JITTER, *augment_seed]).uniform(-1, 1, (len(rows), len(self.channels)))[here]
@@ -510,17 +512,18 @@ def warn_of_shift(source: PlateCrops) -> None:
     for plate in dict.fromkeys(field.plate for field in source.fields):
         numbers = [k for k, field in enumerate(source.fields) if field.plate == plate]
         numbers = [numbers[k] for k in np.unique(np.linspace(0, len(numbers) - 1, 4).astype(int))]
-        pairs = []
+        looked_at = []
         for number in numbers:
             image = source.fields[number].image
-            planes = [image[0, image.channel(name), image.shape[2] // 2] for name in (source.channels[0], source.target_channels[0])]
-            pairs.append(tuple(planes))
-        dy, dx = registration.shift_of_modalities(pairs)
+            names = [source.channels[0], *(source.target_channels or [])]
+            first, *others = (image[0, image.channel(name), image.shape[2] // 2] for name in names)
+            looked_at.append((first, others))
+        dy, dx = registration.shift_of_stains(looked_at)
         if np.hypot(dy, dx) > MAX_SHIFT_PX:
             logger.warning(
-                "%s: %s lies %.1f rows and %.1f columns from where %s has it, so a model would learn to blur. Register the "
-                "channels before training.",
-                *(plate, source.target_channels[0], dy, dx, source.channels[0]),
+                "%s: by an estimate, %s lies %.1f rows and %.1f columns from where %s shows it. A model would learn to blur: look "
+                "at the channels, and register them before training.",
+                *(plate, " and ".join(source.target_channels or []), dy, dx, source.channels[0]),
             )
 
 
