@@ -61,7 +61,9 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
     results = results_of(out, tracker)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        create_plate(partial, [(field.well, field.name) for field in fields], settings.task.version, path.name.removesuffix(".zarr"))
+        create_plate(
+            partial, [(field.well, field.name) for field in fields], settings.task.version, path.name.removesuffix(".zarr")
+        )
         for field in track(fields, "Writing fields"):
             write_field(field, partial, settings)
         if path.exists():
@@ -168,7 +170,9 @@ def well_place(well: str, said: str) -> str:
     """Return a well as row and column: A1 becomes A/1, and A01 A/01."""
     match = WELL.fullmatch(well)
     if not match:
-        raise ValueError(f"{said} finds the well {well!r}, but a well is a row and a column such as A1. Write {{row}} and {{column}}.")
+        raise ValueError(
+            f"{said} finds the well {well!r}, but a well is a row and a column such as A1. Write {{row}} and {{column}}."
+        )
     return f"{match[1]}/{match[2]}"
 
 

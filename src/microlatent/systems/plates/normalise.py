@@ -66,9 +66,7 @@ class StainNormaliser:
         if self.mode == "dataset":
             return np.array(self.source, np.float32)
         assert statistics is not None
-        found = [
-            statistics.histograms[name][t] if self.mode == "time" else statistics.whole(name) for name in self.channels
-        ]
+        found = [statistics.histograms[name][t] if self.mode == "time" else statistics.whole(name) for name in self.channels]
         return np.array([line_of(one) for one in found], np.float32)
 
     def apply(self, x: Tensor, lines: Tensor | None = None) -> Tensor:

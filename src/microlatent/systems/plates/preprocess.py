@@ -205,4 +205,3 @@ def write_attributes(fields: Sequence[Field], plates: Sequence[Plate], folder: P
         if "plate" in read_attributes(plate.path)[1]:
             set_attributes(plate.path, normalization(None, whole))
     logger.info("The attribute normalization was written into %d fields.", len(fields))
-

@@ -21,7 +21,7 @@ class PlatesConfig:
     source_channels: list[str] | None = None  # label-free channels, by name, in the order the model sees them
     target_channels: list[str] | None = None  # channels to be predicted, by name
     channel_names: list[str] | None = None  # of images whose metadata name none, in their order
-    planes: int | None = None  # Z planes of a window, an odd number; default: the model's
+    planes: int | None = None  # Z planes of a window, an odd number where its middle is the target; default: the model's
     all_planes: bool | None = None  # the target is the whole window, not its middle plane; default: the model's
     crop_px: int = 64  # side of the crops that are trained on
     crops: int = 64  # crops of a field in an epoch
@@ -47,7 +47,7 @@ class PlatesConfig:
         for key in ("source_channels", "target_channels", "channel_names"):
             distinct(f"data.{key}", getattr(self, key))
         at_least("data.planes", self.planes, 1)
-        if self.planes and self.planes % 2 == 0:
+        if self.planes and self.planes % 2 == 0 and not self.all_planes:
             raise ValueError(
                 f"data.planes is {self.planes}, but must be odd: a window has a middle. Try {self.planes - 1} or {self.planes + 1}."
             )
@@ -78,10 +78,9 @@ class PlatesConfig:
                 f"data.planes is {self.planes}, but model={model.name} takes {wanted}. Leave data.planes out, or set "
                 f"model.planes={self.planes}."
             )
-        if self.planes is None:
-            self.planes = wanted or 1
+        self.planes = self.planes or wanted or 1
         if self.all_planes is None:
-            self.all_planes = bool(getattr(model, "all_planes", False))
+            self.all_planes = bool(getattr(model, "predicts_all_planes", False))
         self.__post_init__()
 
 

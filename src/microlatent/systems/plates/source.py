@@ -374,7 +374,7 @@ class PlateCrops(TableSource):
         Parameters
         ----------
         needs
-            ``mask``: a weight (B, K, *space) that is 1 where a target is above its threshold, else 0.
+            ``foreground``: a weight (B, K, *space) that is 1 where a target is above its threshold, else 0.
         augment_seed
             Numbers from which places, contrasts, flips and turns are drawn; None takes the rows' fixed places.
         """
@@ -405,7 +405,7 @@ class PlateCrops(TableSource):
         y = weight = None
         if self.target_channels:
             raw = ready(self._cut(local, places, self.target_channels, middle=not self.all_planes))
-            if "mask" in needs:
+            if "foreground" in needs:
                 above = torch.from_numpy(np.stack([self._thresholds(one) for one in found])).to(device)
                 weight = (raw > above.reshape(*above.shape, *[1] * (raw.ndim - 2))).float()
             y = self.normaliser.apply_target(raw)  # type: ignore[attr-defined]
@@ -497,7 +497,9 @@ def usable(fields: Sequence[Field], channels: Sequence[str], side_px: int) -> li
         logger.warning("%s: nothing was written of %s; left out.", names, " or ".join(channels))
     found = [field for field in fields if field not in empty]
     if not found:
-        raise ValueError(f"No field of {fields[0].image.path.parent} and others has pixels of {', '.join(channels)}. Copy it again.")
+        raise ValueError(
+            f"No field of {fields[0].image.path.parent} and others has pixels of {', '.join(channels)}. Copy it again."
+        )
     for field in found:
         if min(field.image.shape[3:]) < side_px:
             y, x = field.image.shape[3:]
@@ -525,5 +527,3 @@ def warn_of_shift(source: PlateCrops) -> None:
                 "at the channels, and register them before training.",
                 *(plate, " and ".join(source.target_channels or []), dy, dx, source.channels[0]),
             )
-
-
