@@ -13,9 +13,10 @@ from microlatent import training
 from microlatent.data.io.ome_zarr.writer import ImageWriter
 from microlatent.experiment import load_model
 from microlatent.systems.plates.fields import open_fields, statistics_of
+from microlatent.systems.plates.places import mirrored
 from microlatent.systems.plates.registration import shift_between, shift_of_stains
 from microlatent.systems.plates.simulate import draw_well, render_field, simulate
-from microlatent.systems.plates.source import mirrored, open_source
+from microlatent.systems.plates.source import open_source
 from tests.conftest import composed
 from tests.odd_plates import odd_plate, pixels, write_plate
 
@@ -69,7 +70,7 @@ def test_crops_are_the_pixels_of_the_plate_in_the_units_said(source, options):
     for k, row in enumerate(rows):
         place, field = made.fixed_place(row), made.fields[made.field_of_row[row]]
         at = np.s_[place.y : place.y + 32, place.x : place.x + 32]
-        z = mirrored(np.arange(3) + place.z - (0 if made.all_planes else 1), 5) if made.planes == 3 else place.z
+        z = mirrored(np.arange(3) + place.z - (0 if made.all_planes else 1), 5) if made.places.planes == 3 else place.z
         lines = made.levels(made.field_of_row[row]).lines[place.t]
         phase = (field.image[place.t, 0][z][..., at[0], at[1]].astype(np.float32) - lines[0, 0]) / lines[0, 1]
         np.testing.assert_allclose(batch.x[k, 0], phase, rtol=1e-5, atol=1e-5)
@@ -128,7 +129,7 @@ def test_training_fields_alone_make_the_level_of_the_data_set(source):
     made = source("data.val_share=0.3")
     parts = made.split.groups.set_index("group")["part"]
     assert parts.value_counts().to_dict() == {"train": 2, "val": 1, "test": 1}
-    assert parts[[name for name in parts.index if "B/2" in name][0]] == "test"
+    assert parts[next(name for name in parts.index if "B/2" in name)] == "test"
     assert made.split.by == "well"
     train = np.concatenate([made.fields[k].image[:, 1].ravel() for k in np.unique(made.field_of_row[made.rows["train"]])])
     median, bright = np.percentile(train, [50, 99])
@@ -197,12 +198,12 @@ def test_chunks_that_were_never_written_are_not_learnt_as_zeros(tmp_path):
     )
     assert made.levels(0).otsu[0] > 0
     assert "frames lack chunks" in " ".join(made.contents())
-    assert {place[1] for place in made._whole_places(0).tolist()} == {0}  # the last plane is in the other windows
-    made.planes, made.shape = 1, (16, 16)
-    made._valid.clear()
+    assert {place[1] for place in made.places.whole(0).tolist()} == {0}  # the last plane is in the other windows
+    made.places.planes, made.shape = 1, (16, 16)
+    made.places._valid.clear()
     batch = made.batch(np.repeat(made.rows["all"][:6], 20), CPU, augment_seed=(0, 0, 0))
     assert float(made.normaliser.invert_target(batch.y).min()) >= 0.5
-    assert {place[1] for place in made._whole_places(0).tolist()} == {0, 1}
+    assert {place[1] for place in made.places.whole(0).tolist()} == {0, 1}
 
 
 def test_a_field_without_any_pixels_is_named_and_left_out(tmp_path, caplog):

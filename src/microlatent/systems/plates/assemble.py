@@ -1,8 +1,8 @@
 """``infer.py task=assemble data=plates``: TIFF and other images, found by a pattern of paths, to one OME-Zarr plate.
 
 A pattern such as ``{well}_{site}_t{frame}_z{z}_{channel}.tif`` is matched below data.root, with the fields that data/io/images.py
-knows and {z}. What a path does not say, the file's own axes do; ``task.pages`` says it for files that do not. Fields may differ in
-their numbers of time points and planes. The plate appears under its name when it is whole.
+knows and {z}. What a path does not say, the file's own axes do; ``task.pages`` says it for files that do not. Fields may differ
+in their numbers of time points and planes. The plate appears under its name when it is whole.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def plan(settings: Settings) -> list[FieldFiles]:
     task: AssemblePlatesConfig = settings.task
     if isinstance(settings.data.root, list) or settings.data.root in SIMULATED:
         raise ValueError(
-            f"data.root={settings.data.root} is no folder of images; the specimen is a plate already. Name one folder with images."
+            f"data.root={settings.data.root} is no folder of images; the specimen is a plate already. Name a folder."
         )
     root, key = Path(settings.data.root), "task.images"
     if not root.is_dir():
@@ -145,8 +145,8 @@ def plan(settings: Settings) -> list[FieldFiles]:
         group = groups.setdefault((place, found.get("site") or task.site), {})
         if frame in group:
             raise ValueError(
-                f"{group[frame]} and {path} are both the same frame of {place}. Put what tells them apart into {key} as {{site}}, "
-                f"{{frame}}, {{z}} or {{channel}}; it is {task.images!r}."
+                f"{group[frame]} and {path} are both the same frame of {place}. Put what tells them apart into {key} as "
+                f"{{site}}, {{frame}}, {{z}} or {{channel}}; it is {task.images!r}."
             )
         group[frame] = path
     if not groups:
@@ -155,7 +155,7 @@ def plan(settings: Settings) -> list[FieldFiles]:
     places = [(field.well, field.name) for field in fields]
     if doubled := sorted({place for place in places if places.count(place) > 1}):
         raise ValueError(
-            f"task.images finds several fields {doubled[0][1]} of {doubled[0][0]}, as letters and digits alone make a name. Rename them."
+            f"task.images finds several fields {doubled[0][1]} of {doubled[0][0]}: only letters and digits count. Rename them."
         )
     names = {tuple(field.channels) for field in fields}
     if len(names) > 1:
@@ -187,8 +187,8 @@ def _opened(well: str, name: str, files: dict[Frame, Path], settings: Settings) 
     for axis, numbers, word in (("T", times, "frame"), ("C", names, "channel"), ("Z", planes, "z")):
         if numbers and own.get(axis, 1) > 1:
             raise ValueError(
-                f"{first} holds {own[axis]} of the axis {axis}, but {{{word}}} is in task.images as well. Take it out, or say with "
-                "task.pages what the pages are."
+                f"{first} holds {own[axis]} of the axis {axis}, but {{{word}}} is in task.images as well. Take it out, or say "
+                "with task.pages what the pages are."
             )
     shape = (len(times) or own.get("T", 1), len(names) or own.get("C", 1), len(planes) or own.get("Z", 1), own["Y"], own["X"])
     wanted = max(1, len(times)) * max(1, len(names)) * max(1, len(planes))
@@ -234,8 +234,8 @@ def write_field(field: FieldFiles, plate: Path, settings: Settings) -> None:
                     wanted = (1 if planes else field.shape[2], *field.shape[3:])
                     if pixels.shape != wanted:
                         raise ValueError(
-                            f"{path} has planes, rows and columns {pixels.shape}, but the field's first file {wanted}. All files of "
-                            "a field must be alike: narrow task.images."
+                            f"{path} has planes, rows and columns {pixels.shape}, but the field's first file {wanted}. All files "
+                            "of a field must be alike: narrow task.images."
                         )
                     writer.write(pixels, *at, first)
             image.close()

@@ -13,6 +13,7 @@ import numpy as np
 from microlatent.data.folders import raw_folder, store_folder
 from microlatent.data.io.ome_zarr.image import OmeImage
 from microlatent.data.io.ome_zarr.plate import Plate, open_plates
+from microlatent.systems.plates import simulate
 from microlatent.systems.plates.files import find_project
 from microlatent.systems.plates.schema import PlatesConfig
 from microlatent.systems.plates.statistics import FieldStatistics, are_stale, load, measure, save, statistics_path
@@ -70,6 +71,55 @@ def open_fields(config: PlatesConfig, outputs: str) -> tuple[list[Field], list[P
     for note in (note for plate in plates for note in plate.notes):
         logger.warning("%s", note)
     return [Field(plate.name, image, plate.path in tests) for plate in plates for image in plate.fields], plates
+
+
+def chosen_channels(config: PlatesConfig, fields: Sequence[Field]) -> tuple[list[str], list[str] | None]:
+    """Return the channels of source and target; the specimen's own where none are named.
+
+    Raises
+    ------
+    ValueError
+        None are named.
+    """
+    channels, targets = config.source_channels, config.target_channels
+    if config.root == "demo":
+        channels = channels or simulate.CHANNELS[:1]
+        targets = targets or [name for name in simulate.CHANNELS[1:] if name not in channels]
+    if not channels:
+        there = fields[0].image.channels
+        raise ValueError(
+            f"data.source_channels is not set. {fields[0].image.path} has "
+            + (f"the channels {', '.join(there)}" if there else "no channel names: give them with data.channel_names")
+            + ". Name the label-free ones, data.source_channels=[...], and what is to be predicted, data.target_channels=[...]."
+        )
+    return list(channels), list(targets) if targets else None
+
+
+def usable(fields: Sequence[Field], channels: Sequence[str], side_px: int) -> list[Field]:
+    """Return the fields that have pixels; those of which nothing was written are named once.
+
+    Raises
+    ------
+    ValueError
+        A field is smaller than a crop, or none has pixels.
+    """
+    empty = [field for field in fields if field.is_empty(channels)]
+    if empty:
+        names = ", ".join(field.name for field in empty[:6]) + (f" and {len(empty) - 6} more" if len(empty) > 6 else "")
+        logger.warning("%s: nothing was written of %s; left out.", names, " or ".join(channels))
+    found = [field for field in fields if field not in empty]
+    if not found:
+        raise ValueError(
+            f"No field of {fields[0].image.path.parent} and others has pixels of {', '.join(channels)}. Copy it again."
+        )
+    for field in found:
+        if min(field.image.shape[3:]) < side_px:
+            y, x = field.image.shape[3:]
+            raise ValueError(
+                f"{field.image.path} is {y} x {x} px, but data.crop_px is {side_px}. "
+                f"Set data.crop_px={min(y, x) // 8 * 8} or less."
+            )
+    return found
 
 
 def statistics_folder(config: PlatesConfig, outputs: str) -> Path:

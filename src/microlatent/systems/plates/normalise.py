@@ -47,8 +47,8 @@ class StainNormaliser:
         flat = [name for name in dict.fromkeys([*channels, *target_channels]) if not training[name].low < training[name].high]
         if flat:
             raise ValueError(
-                f"Channel {', '.join(flat)} is constant in all training fields, so nothing can be learnt from it. Leave it out of "
-                "data.source_channels and data.target_channels."
+                f"Channel {', '.join(flat)} is constant in all training fields, so nothing can be learnt from it. Leave it out "
+                "of data.source_channels and data.target_channels."
             )
         target = []
         for name in target_channels:

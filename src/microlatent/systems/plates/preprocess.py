@@ -172,7 +172,7 @@ def rows_of(field: Field, statistics: FieldStatistics) -> list[dict[str, Any]]:
 
 
 def _attributes(field: Field, known: dict | None) -> str:
-    """Return what is to be thought of a field's attributes: none, current, stale, or foreign, which do not say of what they are."""
+    """Return what a field's attributes are: none, current, stale, or foreign, which do not say of which pixels they are."""
     return "none" if not known else {True: "stale", False: "current", None: "foreign"}[are_stale(field.image)]
 
 

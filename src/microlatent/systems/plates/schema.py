@@ -48,9 +48,7 @@ class PlatesConfig:
             distinct(f"data.{key}", getattr(self, key))
         at_least("data.planes", self.planes, 1)
         if self.planes and self.planes % 2 == 0 and not self.all_planes:
-            raise ValueError(
-                f"data.planes is {self.planes}, but must be odd: a window has a middle. Try {self.planes - 1} or {self.planes + 1}."
-            )
+            raise ValueError(f"data.planes is {self.planes}, but must be odd: a window has a middle. Try {self.planes - 1}.")
         at_least("data.crop_px", self.crop_px, 8)
         at_least("data.crops", self.crops, 1)
         within("data.foreground", self.foreground, 0.0, 1.0)

@@ -15,12 +15,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
-import xxhash
 
 from microlatent import distributed
 from microlatent.contract import Batch
@@ -31,34 +30,27 @@ from microlatent.data.source import TableSource
 from microlatent.data.split import Split
 from microlatent.device import layout
 from microlatent.schemas import Settings
-from microlatent.systems.plates import registration, simulate
+from microlatent.systems.plates import registration
 from microlatent.systems.plates.fields import (
     Field,
+    chosen_channels,
     open_fields,
     plate_map,
     refuse_stale_attributes,
     statistics_folder,
     statistics_of,
+    usable,
 )
 from microlatent.systems.plates.normalise import StainNormaliser, line_of_attributes
+from microlatent.systems.plates.places import DRAW, NUMBERS, Place, Places
 from microlatent.systems.plates.schema import PlatesConfig
 from microlatent.systems.plates.staging import Pixels, size_of, stage, unstaged
-from microlatent.systems.plates.statistics import EMPTY_CONTRAST, LOW_PX, FieldStatistics, Histogram, known_statistics
+from microlatent.systems.plates.statistics import EMPTY_CONTRAST, FieldStatistics, Histogram, known_statistics
 
 logger = logging.getLogger(__name__)
-TRIES = 64  # places looked at for a crop in the foreground
 CHECKED = 8  # fields that a check looks at
-DRAW, JITTER = 5, 6  # of the streams of random numbers; augmentation has 3
+JITTER = 6  # of the streams of random numbers; places have 5, augmentation 3
 MAX_SHIFT_PX = 2.0
-
-
-class Place(NamedTuple):
-    """Where a crop is cut: the middle of its planes, or their first where all are the target, and its first pixel."""
-
-    t: int
-    z: int
-    y: int
-    x: int
 
 
 @dataclass
@@ -99,7 +91,7 @@ class PlateCrops(TableSource):
     ) -> None:
         self.config, self.fields, self.plates, self.folder, self.keep = config, list(fields), list(plates), folder, keep
         self.statistics = statistics
-        self.planes, self.all_planes = config.planes or 1, bool(config.all_planes)
+        planes, self.all_planes = config.planes or 1, bool(config.all_planes)
         self.used = list(dict.fromkeys([*channels, *(target_channels or [])]))  # order of the staged channels
         self.field_of_row = np.repeat(np.arange(len(fields)), config.crops)
         number = np.tile(np.arange(config.crops), len(fields))
@@ -112,16 +104,15 @@ class PlateCrops(TableSource):
                 "crop": number,
             }
         )
-        is_volume = self.planes > 1 or self.all_planes
-        shape = (self.planes, config.crop_px, config.crop_px) if is_volume else (config.crop_px,) * 2
+        is_volume = planes > 1 or self.all_planes
+        shape = (planes, config.crop_px, config.crop_px) if is_volume else (config.crop_px,) * 2
         super().__init__(table, channels, shape, {}, target_channels=target_channels, augment=True)
         del self.fingerprints
         sizes = {field.image.pixel_um for field in fields}
         self.pixel_um = config.pixel_um or (sizes.pop() if len(sizes) == 1 else None)
         self._levels: dict[int, Levels] = {}
         self._unstaged: dict[int, Pixels] = {}
-        self._places: dict[int, Place] = {}
-        self._valid: dict[int, np.ndarray] = {}
+        self.places = Places(config, self.fields, self.used, target_channels or [], self.pixels, self._thresholds)
         self.temporary: tempfile.TemporaryDirectory | None = None  # of a specimen that goes with the source
         self.thresholds: np.ndarray | None = None  # (K,) of the training fields, for those without foreground
 
@@ -161,8 +152,9 @@ class PlateCrops(TableSource):
             known = known_statistics(field.image.attributes, name, level, t)
             if not known or "median" not in known:
                 raise ValueError(
-                    f"data.statistics=attributes, but {field.image.path} has no {level} of {name} in its attribute normalization. "
-                    "Write it: infer.py task=preprocess task.write_attributes=true, or use data.statistics=measured."
+                    f"data.statistics=attributes, but {field.image.path} has no {level} of {name} in its attribute "
+                    "normalization. Write it: infer.py task=preprocess task.write_attributes=true, or "
+                    "use data.statistics=measured."
                 )
             lines.append(line_of_attributes(known))
         return np.array(lines, np.float32)
@@ -244,99 +236,15 @@ class PlateCrops(TableSource):
         return self._unstaged[number]
 
     def fixed_place(self, row: int) -> Place:
-        """Return where a row is cut out of training: its windows are spread over the field's planes and time points."""
-        if row not in self._places:
-            number, crop = int(self.field_of_row[row]), int(self.table["crop"].iloc[row])
-            random = np.random.default_rng([DRAW, xxhash.xxh32_intdigest(self.fields[number].name.encode()), crop])
-            times, windows = self._windows(number)
-            at = crop % (times * windows) if self.config.crops >= times * windows else crop * times * windows // self.config.crops
-            self._places[row] = self._place(number, random.random(4 + 3 * TRIES), divmod(at, windows))
-        return self._places[row]
+        """Return where a row is cut out of training."""
+        return self.places.fixed(int(self.field_of_row[row]), int(self.table["crop"].iloc[row]))
 
-    def _windows(self, number: int) -> tuple[int, int]:
-        """Return how many time points a field has, and how many windows of planes in each."""
-        times, _, planes, *_ = self.fields[number].image.shape
-        return times, max(1, planes - self.planes + 1) if self.all_planes else planes
-
-    def _place(self, number: int, u: np.ndarray, at: tuple[int, int] | None = None) -> Place:
-        """Choose a place by numbers drawn from 0 to 1: four, and three for each try; at a given time point and window, or any."""
-        times, windows = self._windows(number)
-        t, z = at or divmod(int(u[0] * times * windows), windows)
-        side, (rows, columns) = self.config.crop_px, self.fields[number].image.shape[3:]
-        pixels, tries = self.pixels(number), u[4:].reshape(TRIES, 3)
-        in_foreground = u[1] < self.config.foreground and bool(self.target_channels)
-        if not pixels.is_whole:
-            valid = self._whole_places(number)
-            chosen = valid[(tries[:, 0] * len(valid)).astype(int)]
-            if in_foreground:
-                middle = (chosen[:, 2:] + side // 2) // LOW_PX
-                chosen = chosen[[self._first(number, chosen[:, 0], self._middle(number, chosen[:, 1]), middle, tries[:, 2])]]
-            return Place(*chosen[0].tolist())
-        if not in_foreground:
-            return Place(t, z, int(u[2] * (rows - side + 1)), int(u[3] * (columns - side + 1)))
-        small = np.array(pixels.low.shape[3:])
-        squares = (tries[:, :2] * small).astype(int)
-        best = squares[self._first(number, t, self._middle(number, z), squares, tries[:, 2])]
-        corner = best * LOW_PX + LOW_PX // 2 - (u[2:4] * side).astype(int)  # the square lies anywhere in the crop
-        return Place(t, z, *np.clip(corner, 0, [rows - side, columns - side]).tolist())
-
-    def _first(self, number: int, t: Any, z: Any, squares: np.ndarray, u: np.ndarray) -> int:
-        """Return the first of some squares (n, 2) that passes as foreground, else the likeliest."""
-        low, levels = self.pixels(number).low, self.levels(number)
-        channels = [self.used.index(name) for name in self.target_channels or []]
-        around = squares[:, :, None] + np.array([-1, 0, 1])
-        y, x = (around[:, k].clip(0, low.shape[3 + k] - 1) for k in (0, 1))
-        t, z = (np.broadcast_to(one, len(squares))[:, None, None] for one in (t, z))
-        likely = np.zeros(len(squares))
-        for channel, threshold in zip(channels, self._thresholds(levels), strict=True):
-            likely = np.maximum(likely, (low[channel, t, z, y[:, :, None], x[:, None, :]] > threshold).mean((1, 2)))
-        passing = np.flatnonzero(u < likely)
-        return int(passing[0] if len(passing) else likely.argmax())
-
-    def _thresholds(self, levels: Levels) -> np.ndarray:
+    def _thresholds(self, number: int) -> np.ndarray:
         """Return Otsu's thresholds (K,); an empty field has one within its noise, and takes that of the training fields."""
+        levels = self.levels(number)
         if self.thresholds is None or not len(self.thresholds):
             return levels.otsu
         return np.where(levels.contrast < EMPTY_CONTRAST, self.thresholds, levels.otsu)
-
-    def _middle(self, number: int, z: Any) -> Any:
-        last = self.fields[number].image.shape[2] - 1
-        return np.minimum(z + self.planes // 2, last) if self.all_planes else z
-
-    def _whole_places(self, number: int) -> np.ndarray:
-        """Return places (n, 4) whose crops have no unknown pixel, of a field that has some.
-
-        Raises
-        ------
-        ValueError
-            There is none.
-        """
-        if number not in self._valid:
-            low, side = self.pixels(number).low, self.config.crop_px
-            unknown = np.isnan(low[0])  # the same in all channels
-            corners = [np.arange(0, size - side + 1, max(LOW_PX, side // 4)) for size in self.fields[number].image.shape[3:]]
-            found = []
-            times, windows = self._windows(number)
-            for t, z in np.ndindex(times, windows):
-                bad = unknown[t, self._window(number, z)].any(0)
-                upto = np.pad(bad.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-                y, x = (grid.ravel() for grid in np.meshgrid(*corners, indexing="ij"))
-                y0, x0, y1, x1 = y // LOW_PX, x // LOW_PX, -(-(y + side) // LOW_PX), -(-(x + side) // LOW_PX)
-                whole = upto[y1, x1] - upto[y0, x1] - upto[y1, x0] + upto[y0, x0] == 0
-                found.append(np.stack([np.full_like(y, t), np.full_like(y, z), y, x], 1)[whole])
-            self._valid[number] = np.concatenate(found)
-            if not len(self._valid[number]):
-                field = self.fields[number]
-                raise ValueError(
-                    f"{field.image.path} has no crop of {side} x {side} px and {self.planes} planes without pixels that were never "
-                    "written or are NaN. Lower data.crop_px, copy the field again, or take it out of the plate's metadata."
-                )
-        return self._valid[number]
-
-    def _window(self, number: int, z: int) -> np.ndarray:
-        """Return the planes of a window; beyond the first and the last they are mirrored."""
-        first = z if self.all_planes else z - self.planes // 2
-        return mirrored(np.arange(first, first + self.planes), self.fields[number].image.shape[2])
 
     # --------------------------------------------------------------------------------------------------- batches
 
@@ -350,7 +258,7 @@ class PlateCrops(TableSource):
         for into, number, place in zip(out, numbers, places, strict=True):
             values = self.pixels(number).values
             at = (slice(place.y, place.y + side), slice(place.x, place.x + side))
-            planes = place.z if flat else self._window(number, place.z)
+            planes = place.z if flat else self.places.window(number, place.z)
             for c, channel in enumerate(index):
                 into[c] = values[(channel, place.t, planes, *at)]
         return out
@@ -384,8 +292,8 @@ class PlateCrops(TableSource):
         if augment_seed is None:
             places = [self.fixed_place(row) for row in local]
         else:  # a draw depends on the place in the global batch, not on who holds it
-            u = np.random.default_rng([DRAW, *augment_seed]).random((len(rows), 4 + 3 * TRIES))[here]
-            places = [self._place(int(number), one) for number, one in zip(self.field_of_row[local], u, strict=True)]
+            u = np.random.default_rng([DRAW, *augment_seed]).random((len(rows), NUMBERS))[here]
+            places = [self.places.drawn(int(number), one) for number, one in zip(self.field_of_row[local], u, strict=True)]
 
         def ready(values: np.ndarray) -> torch.Tensor:
             if values.dtype.kind == "u" and values.dtype.itemsize > 2:  # not all of torch's kernels know it
@@ -406,7 +314,9 @@ class PlateCrops(TableSource):
         if self.target_channels:
             raw = ready(self._cut(local, places, self.target_channels, middle=not self.all_planes))
             if "foreground" in needs:
-                above = torch.from_numpy(np.stack([self._thresholds(one) for one in found])).to(device)
+                above = torch.from_numpy(np.stack([self._thresholds(int(number)) for number in self.field_of_row[local]])).to(
+                    device
+                )
                 weight = (raw > above.reshape(*above.shape, *[1] * (raw.ndim - 2))).float()
             y = self.normaliser.apply_target(raw)  # type: ignore[attr-defined]
         batch = Batch(x, y, weight)
@@ -425,18 +335,9 @@ class PlateCrops(TableSource):
     def contents(self) -> list[str]:
         """Return the map of the plates, and what is made of them."""
         lines = plate_map(self.fields, self.plates)
-        if self.planes > 1 and not self.all_planes:
-            lines.append(f"windows of {self.planes} planes: beyond the first and last plane of a field they are mirrored")
+        if self.places.planes > 1 and not self.all_planes:
+            lines.append(f"windows of {self.places.planes} planes: beyond the first and last plane of a field they are mirrored")
         return lines
-
-
-def mirrored(places: np.ndarray, size: int) -> np.ndarray:
-    """Return places on an axis of a size, those beyond its ends mirrored at the first and last."""
-    if size == 1:
-        return np.zeros_like(places)
-    period = 2 * (size - 1)
-    places = np.abs(places) % period
-    return np.where(places < size, places, period - places)
 
 
 def open_source(settings: Settings) -> PlateCrops:
@@ -461,54 +362,6 @@ def open_source(settings: Settings) -> PlateCrops:
     return source
 
 
-def chosen_channels(config: PlatesConfig, fields: Sequence[Field]) -> tuple[list[str], list[str] | None]:
-    """Return the channels of source and target; the specimen's own where none are named.
-
-    Raises
-    ------
-    ValueError
-        None are named.
-    """
-    channels, targets = config.source_channels, config.target_channels
-    if config.root == "demo":
-        channels = channels or simulate.CHANNELS[:1]
-        targets = targets or [name for name in simulate.CHANNELS[1:] if name not in channels]
-    if not channels:
-        there = fields[0].image.channels
-        raise ValueError(
-            f"data.source_channels is not set. {fields[0].image.path} has "
-            + (f"the channels {', '.join(there)}" if there else "no channel names: give them with data.channel_names")
-            + ". Name the label-free ones, data.source_channels=[...], and what is to be predicted, data.target_channels=[...]."
-        )
-    return list(channels), list(targets) if targets else None
-
-
-def usable(fields: Sequence[Field], channels: Sequence[str], side_px: int) -> list[Field]:
-    """Return the fields that have pixels; those of which nothing was written are named once.
-
-    Raises
-    ------
-    ValueError
-        A field is smaller than a crop, or none has pixels.
-    """
-    empty = [field for field in fields if field.is_empty(channels)]
-    if empty:
-        names = ", ".join(field.name for field in empty[:6]) + (f" and {len(empty) - 6} more" if len(empty) > 6 else "")
-        logger.warning("%s: nothing was written of %s; left out.", names, " or ".join(channels))
-    found = [field for field in fields if field not in empty]
-    if not found:
-        raise ValueError(
-            f"No field of {fields[0].image.path.parent} and others has pixels of {', '.join(channels)}. Copy it again."
-        )
-    for field in found:
-        if min(field.image.shape[3:]) < side_px:
-            y, x = field.image.shape[3:]
-            raise ValueError(
-                f"{field.image.path} is {y} x {x} px, but data.crop_px is {side_px}. Set data.crop_px={min(y, x) // 8 * 8} or less."
-            )
-    return found
-
-
 def warn_of_shift(source: PlateCrops) -> None:
     """Warn of plates whose source and target do not lie on each other: a model would learn to blur."""
     for plate in dict.fromkeys(field.plate for field in source.fields):
@@ -523,7 +376,7 @@ def warn_of_shift(source: PlateCrops) -> None:
         dy, dx = registration.shift_of_stains(looked_at)
         if np.hypot(dy, dx) > MAX_SHIFT_PX:
             logger.warning(
-                "%s: by an estimate, %s lies %.1f rows and %.1f columns from where %s shows it. A model would learn to blur: look "
-                "at the channels, and register them before training.",
+                "%s: by an estimate, %s lies %.1f rows and %.1f columns from where %s shows it. A model would learn to blur: "
+                "look at the channels, and register them before training.",
                 *(plate, " and ".join(source.target_channels or []), dy, dx, source.channels[0]),
             )
