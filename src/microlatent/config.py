@@ -129,9 +129,10 @@ def register(
         ``specimens``: of data, a module whose ``SPECIMENS`` hold functions that simulate raw files in a folder, by the value of
         ``data.root``; ``normaliser``, the class that its checkpoints keep. All others are of a task. ``data``: the kinds of
         data that it is for; default: every kind; ``()``: it reviews what runs left behind and reads no data. ``needs``: words
-        of ``NEEDS``, without which it is refused. ``wants``: what the run's model must be able to do (``contract.CAPABILITIES``). ``title``: its heading in a report. ``order``: its
-        place in lists, after smaller numbers. ``section``: ``module:function`` of its part of a report,
-        ``function(folder, album) -> (blocks, names of the tables and figures that they show)``.
+        of ``NEEDS``, without which it is refused. ``wants``: what the run's model must be able to do
+        (``contract.CAPABILITIES``). ``title``: its heading in a report. ``order``: its place in lists, after smaller numbers.
+        ``section``: ``module:function`` of its part of a report, ``function(folder, album) -> (blocks, names of the tables
+        and figures that they show)``.
 
     Raises
     ------

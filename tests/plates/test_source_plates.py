@@ -9,15 +9,19 @@ import pytest
 import torch
 import zarr
 
-from microlatent import training
+from microlatent import run, settling, training
+from microlatent.command import carry_out
 from microlatent.data.io.ome_zarr.writer import ImageWriter
 from microlatent.experiment import load_model
+from microlatent.signals import Interrupted
 from microlatent.systems.plates.fields import open_fields, statistics_of
 from microlatent.systems.plates.places import mirrored
 from microlatent.systems.plates.registration import shift_between, shift_of_stains
 from microlatent.systems.plates.simulate import draw_well, render_field, simulate
 from microlatent.systems.plates.source import open_source
+from microlatent.tracking import differing_history
 from tests.conftest import composed
+from tests.core.test_targets import stop_after
 from tests.odd_plates import odd_plate, pixels, write_plate
 
 CPU = torch.device("cpu")
@@ -45,7 +49,8 @@ def settings(tmp_path, specimen):
             else ["data.source_channels=[Phase]", "data.target_channels=[Nuclei,Membrane]"]
         )
         outputs = tmp_path if "check=true" in overrides else specimen.parent / "outputs"
-        return composed("train", *TRAIN, *root, *channels, f"outputs={outputs}", "data.crop_px=32", *overrides)
+        typed = [] if any(one.startswith("outputs") for one in overrides) else [f"outputs={outputs}"]
+        return composed("train", *TRAIN, *root, *channels, *typed, "data.crop_px=32", *overrides)
 
     return made
 
@@ -287,8 +292,6 @@ def test_nothing_is_written_by_a_check_nor_ever_into_the_plate(settings, specime
 
 
 def test_a_run_keeps_how_to_get_back_to_camera_units(settings, without_figures):
-    from microlatent.command import carry_out
-
     done = settings(
         "data.crops=8",
         "trainer.epochs=1",
@@ -372,3 +375,15 @@ def test_statistics_that_lack_a_channel_are_completed(settings, tmp_path):
     both = statistics_of(fields[0], folder, ["Nuclei"], ["Nuclei"])
     assert set(both.histograms) == {"Phase", "Nuclei"}
     assert set(both.low) == {"Nuclei"}
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_crops_it_would_have_taken(settings, specimen, monkeypatch, without_figures):
+    options = ["data.crops=8", "trainer.epochs=2", f"outputs={specimen.parent / 'runs'}"]
+    whole = carry_out(settings(*options, "name=whole"), [])[1]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Interrupted):
+            carry_out(settings(*options, "name=stopped"), [])
+    (folder,) = (specimen.parent / "runs" / "stopped").iterdir()
+    goes_on = settling.settle({**run.read_config(folder), "resume": str(folder)}, "train")
+    assert differing_history(whole / "history.csv", carry_out(goes_on, [], resumed=folder)[1] / "history.csv") is None

@@ -2,8 +2,8 @@
 
 Images of one modality are compared as they are (``shift_between``). A label-free image and a stain look different. So the stain
 is first predicted from local features of the label-free image, all of them the same in every direction. These cannot move
-anything: what they predict lies where the label-free image has it, however the stain is shifted. The stain is moved back by what was found,
-and predicted again. Several stains are worth more than one: nuclei alone lie off the middle of their cells.
+anything: what they predict lies where the label-free image has it, however the stain is shifted. The stain is moved back by what
+was found, and predicted again. Several stains are worth more than one: nuclei alone lie off the middle of their cells.
 """
 
 from __future__ import annotations
