@@ -117,6 +117,13 @@ def test_a_check_says_what_would_be_written_and_writes_nothing(tmp_path, specime
     assert any("attribute normalization" in line for line in plan.writes) == bool(options)
 
 
+def test_channels_without_names_are_refused_with_how_to_name_them(preprocessed, tmp_path):
+    path = odd_plate(tmp_path, "unnamed_channels")
+    with pytest.raises(ValueError, match=r"data\.channel_names=\[\.\.\.\]"):
+        preprocessed(path)
+    assert set(preprocessed(path, "data.channel_names=[Phase,Nuclei]")[1]["channel"]) == {"Phase", "Nuclei"}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -43,7 +43,7 @@ class Field:
         """Return how many frames, each a time point and a channel, lack a chunk."""
         chosen = slice(None) if channels is None else [self.image.channel(name) for name in channels]
         level = self.image.levels[0]
-        lacking = ~level.stored.all((2, 3, 4))
+        lacking = np.logical_not(np.all(level.stored, (2, 3, 4)))
         t, c = (np.arange(size) // step for size, step in zip(level.shape[:2], level.chunks[:2], strict=True))
         return int(lacking[np.ix_(t, c)][:, chosen].sum())
 
@@ -61,8 +61,9 @@ def open_fields(config: PlatesConfig, outputs: str) -> tuple[list[Field], list[P
     FileNotFoundError, ValueError
         Nothing is there, or it is not OME-Zarr.
     """
+    tests: list[Path] = []
     if isinstance(config.root, list):
-        roots, tests = list(map(Path, config.root)), []
+        roots = list(map(Path, config.root))
     else:
         root = raw_folder(config, outputs)
         project = find_project(root) if root.is_dir() else None
@@ -138,13 +139,13 @@ def statistics_of(
         Those that are there were taken from other pixels than the field has now.
     """
     path = statistics_path(folder, field.plate, field.image.name)
-    wanted = list(channels or field.image.channels or [field.image.channel("")])
+    wanted = list(channels or field.image.channels or [])
     if path.is_file():
         found = load(path, field.image)
         if set(wanted) <= set(found.histograms) and set(foreground) <= set(found.low):
             return found
         wanted, foreground = list(dict.fromkeys([*found.histograms, *wanted])), list(dict.fromkeys([*found.low, *foreground]))
-    found = measure(field.image, wanted, foreground)
+    found = measure(field.image, wanted, foreground)  # refuses an image whose channels have no names
     if keep:
         save(found, path)
     return found

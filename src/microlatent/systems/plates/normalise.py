@@ -75,12 +75,12 @@ class StainNormaliser:
             lines = torch.tensor([[0.0, 1.0]] * len(self.channels) if self.mode == "none" else self.source)
         lines = lines.to(x.device, torch.float32)
         centre, scale = (lines[..., k].reshape(*lines.shape[:-1], *[1] * (x.ndim - 2)) for k in (0, 1))
-        return (x - centre) / scale
+        return torch.addcmul(-centre / scale, x, 1 / scale)
 
     def apply_target(self, y: Tensor) -> Tensor:
         """Return target pixels (B, K, *space) in normalised units."""
         centre, scale = self._target(y)
-        return (y - centre) / scale
+        return torch.addcmul(-centre / scale, y, 1 / scale)
 
     def invert_target(self, y: Tensor) -> Tensor:
         """Return camera units from what a model predicted (B, K, *space)."""

@@ -98,7 +98,7 @@ def opened(settings: Settings, outputs: str) -> tuple[list[Field], list[Plate]]:
     for field in fields:
         for name in settings.task.channels or []:
             field.image.channel(name)
-        if field.image.channels is None and field.image.shape[1] > 1:
+        if field.image.channels is None:
             field.image.channel("")  # refused: its channels have no names
     if settings.task.write_attributes:
         refuse_to_write(fields, settings)
@@ -147,8 +147,7 @@ def _fresh(field: Field, folder: Path, settings: Settings) -> FieldStatistics:
         except ValueError as error:
             logger.info("Measured again: %s", error)
             path.unlink()
-    names = channels or field.image.channels or [field.image.channel("")]
-    return statistics_of(field, folder, channels, names)  # type: ignore[arg-type]
+    return statistics_of(field, folder, channels, channels or field.image.channels or ())
 
 
 def rows_of(field: Field, statistics: FieldStatistics) -> list[dict[str, Any]]:
