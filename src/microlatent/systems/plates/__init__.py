@@ -7,16 +7,16 @@ register(
     "data",
     "plates",
     PlatesConfig,
-    "microlatent.systems.plates.source:open_source",
-    specimens="microlatent.systems.plates.simulate",
-    normaliser="microlatent.systems.plates.normalise:StainNormaliser",
+    f"{__name__}.source:open_source",
+    specimens=f"{__name__}.simulate",
+    normaliser=f"{__name__}.normalise:StainNormaliser",
 )
-register("task/assemble", "plates", AssemblePlatesConfig, "microlatent.systems.plates.assemble")
+register("task/assemble", "plates", AssemblePlatesConfig, f"{__name__}.assemble")
 register(
     "task",
     "preprocess",
     PreprocessConfig,
-    "microlatent.systems.plates.preprocess",
+    f"{__name__}.preprocess",
     "infer",
     data=("plates",),
     needs=("root",),
