@@ -81,7 +81,7 @@ def test_stacks_and_hyperstacks_say_their_axes_or_are_told(tmp_path, assembled):
         (["A1_0_BF"], ["task.images='{well}_{field}.tif'"], r"the field {field}"),
         (["A1_0_BF"], ["task.images='{well}.png'"], r"matches nothing"),
         (["A1_0_BF"], ["data.root=demo"], r"is no folder of images"),
-        (["A1_0_BF"], ["task.version=0.3"], r"task\.version is '0\.3'"),
+        (["A1_0_BF"], ["task.version=0.3"], r"task\.version is '0\.3', which is not one of its values"),
     ],
 )
 def test_incomplete_files_are_refused_before_anything_is_written(tmp_path, assembled, files, options, words):

@@ -230,7 +230,7 @@ def test_a_field_without_any_pixels_is_named_and_left_out(tmp_path, caplog):
         (["data.test_share=0.2"], r"has plates in datasets/test"),
         (["data.planes=4"], r"data\.planes is 4, but must be odd"),
         (["data.split_by=plate"], r"data\.split_by=plate finds 1 group"),
-        (["data.split_by=site"], r"must be one of plate, well, fov"),
+        (["data.split_by=site"], r"not one of its values"),
         (["data.root=/nowhere", "data.source_channels=[Phase]"], r"no such folder"),
         (["data.target_channels=[Nuclei]"], r"data\.source_channels is not set.*Phase, Nuclei, Membrane"),
         (["data.statistics=attributes"], r"no fov_statistics of Phase"),
