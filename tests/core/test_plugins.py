@@ -72,7 +72,12 @@ def plugin(command):
 def shared_files():
     """Return every file of the project that a plugin might be tempted to touch, with what it holds."""
     folders = ("src", "conf")
-    return {path: path.read_bytes() for folder in folders for path in (ROOT / folder).rglob("*.*") if path.suffix != ".pyc"}
+    return {
+        path: path.read_bytes()
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.*")
+        if path.parent.name != "__pycache__"
+    }
 
 
 def test_documented_model_trains_encodes_and_is_checked(plugin, command, stores_folder):
