@@ -22,7 +22,7 @@ def completed(entry: str, arguments: list[str]) -> list[str]:
     FileNotFoundError
         There is no latest or best run.
     """
-    arguments = _sweep_again(entry, [*arguments, *_data_of_run(arguments)])
+    arguments = _sweep_again(entry, _with_data_of_run(arguments))
     if are_of_a_sweep(arguments):
         arguments = _with_named_runs(arguments)
     _refuse_where_it_runs(arguments)
@@ -43,8 +43,10 @@ def plugins(arguments: list[str]) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else [str(names)]
 
 
-def _data_of_run(arguments: list[str]) -> list[str]:
-    """Return data=<name> of the run where the user leaves it out, and the plugins that know it: maps and cluster depend on it.
+def _with_data_of_run(arguments: list[str]) -> list[str]:
+    """Return the arguments with data=<name> of the run where it was left out, and the plugins that know it beside those typed.
+
+    What maps and cluster are depends on the data.
 
     Raises
     ------
@@ -53,20 +55,23 @@ def _data_of_run(arguments: list[str]) -> list[str]:
     """
     typed = texts(arguments)
     if "run" not in typed or typed.keys() & {"data", "experiment"} or typed.get("task") == "report":
-        return []
+        return arguments
     try:
         records = [Record(_find(one, typed)) for one in values(typed["run"])]
         names = list(dict.fromkeys(record.get("data", "name") for record in records))
     except (ValueError, OSError):
-        return []  # said again, with its reason, when the run is opened
+        return arguments  # said again, with its reason, when the run is opened
     if None in names:
-        return []
+        return arguments
     if len(names) > 1:
         raise ValueError(f"run={typed['run']} names runs on different data: {', '.join(names)}. Sweep those of each kind apart.")
     from microlatent import config
 
-    own = [] if names[0] in config.REGISTRY["data"] or "plugins" in typed else records[0].get("plugins") or []
-    return [f"data={names[0]}", *([f"plugins={quoted(own)}"] if own else [])]
+    arguments = [*arguments, f"data={names[0]}"]
+    if names[0] in config.REGISTRY["data"] or not (own := records[0].get("plugins")):
+        return arguments
+    others = [argument for argument in arguments if key_of(argument) != "plugins"]
+    return [*others, f"plugins={quoted(list(dict.fromkeys([*own, *plugins(arguments)])))}"]
 
 
 def _with_named_runs(arguments: list[str]) -> list[str]:

@@ -208,7 +208,7 @@ def refuse_incapable(settings: Settings, run_config: dict[str, Any]) -> None:
         ]
         raise ValueError(
             f"task={task.name} needs a model that can {' and '.join(missing)}, but model={model} of run={settings.run} cannot. "
-            f"On this run work: {', '.join([*able, 'task=report'])}."
+            f"Tasks that work on this run: {', '.join([*able, 'task=report'])}."
         )
 
 

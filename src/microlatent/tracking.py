@@ -144,7 +144,7 @@ class Tracker(NullTracker):
     def table(self, name: str, table: Any) -> None:
         """Add the first rows of a pandas table, under ``tables/``; text columns stay text."""
         if self.run is not None:
-            head = table.head(MOST_ROWS).astype(object)
+            head = table.head(MOST_ROWS).astype(object).rename(columns=str)  # W&B sorts the names, and 0 is not less than "well"
             self.run.log({f"tables/{name.replace('.', '_')}": self.wandb.Table(dataframe=head.where(head.notna(), None))})
 
     def artifact(self, name: str, kind: str, path: Path) -> None:

@@ -61,6 +61,7 @@ def run(settings: Settings, out: Path, tracker: Any) -> dict[str, float]:
         refuse_changed_data(saved, source)
     model = build_model(settings, source).to(device)
     validation.refuse_likelihood(model, source, settings)
+    validation.refuse_monitor(settings, model, source, device)
     if settings.init_from and not saved:
         path = Path(settings.init_from)
         path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
@@ -247,6 +248,8 @@ def preflight(settings: Settings, out: Path) -> Preflight:
         find(settings.resume, settings.outputs, settings.name, "resume")
     source = open_data(settings)
     model = build_model(settings, source).to(device)
+    validation.refuse_likelihood(model, source, settings)
+    validation.refuse_monitor(settings, model, source, device)
     found = Preflight(reads=source.contents())
     for part in PARTS:
         plan = validation.limited(source.plan(part, 0, trainer.batch_size, settings.seed), trainer)

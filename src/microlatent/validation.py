@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -96,6 +97,25 @@ def monitored(row: Row, name: str) -> float:
     if not terms:  # given weights (epochs=0) and nothing held out
         return math.nan
     raise ValueError(f"trainer.monitor={name} is no loss term of this model. {config.nearest(name, terms)}")
+
+
+def refuse_monitor(settings: Settings, model: nn.Module, source: Source, device: torch.device) -> None:
+    """Refuse a ``trainer.monitor`` that the model does not have, before it is trained: one batch is evaluated, nothing changes.
+
+    Raises
+    ------
+    ValueError
+        The model has no such metric.
+    """
+    trainer = settings.trainer
+    if trainer.monitor == "total":  # which every model has
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        brief = replace(settings, trainer=replace(trainer, max_batches=1))
+        for part in ("val", "train"):
+            if row := evaluate(brief, model, source, device, part):
+                monitored(row, trainer.monitor)
+                return
 
 
 def num_parameters(model: nn.Module) -> int:

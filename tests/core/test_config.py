@@ -117,7 +117,11 @@ def test_every_setting_of_every_schema_is_explained():
         ("train", ["trainer.lr=nan"], ["trainer.lr is nan"]),
         ("infer", ["task=assemble", "data.root=demo", "+model.latent_dmi=4"], ["model.latent_dmi", "Did you mean 'latent_dim'"]),
         ("infer", ["task=assemble", "data.root=demo", "model.latent_dim=4"], ["model.latent_dim=4 has no effect here"]),
-        ("train", ["model=vae_bern", "data.root=x"], ["data.normalise=dataset does not fit model=vae_bern", "model=vae_gauss"]),
+        (
+            "train",
+            ["model=vae_bern", "data.root=x"],
+            ["data.normalise=dataset does not fit model=vae_bern", "Set data.normalise=bern"],
+        ),
         ("train", ["model=ae_gauss", "model.beta=2"], ["of model=vae_bern, model=vae_gauss, model=kikuchi_cnn alone"]),
         ("infer", ["task=assemble", "data=partitions", "task.patch_px=64"], ["task=assemble data=partitions", "size"]),
         (

@@ -55,6 +55,12 @@ def open_source(settings):
 register("data", "bare", BareConfig, "least:open_source")
 register("model", "blind", BlindConfig, "least:Blind")
 """
+DREAMS = """
+from microlatent.config import register
+from microlatent.schemas.command import TaskConfig
+
+register("task", "dream", TaskConfig, "dreams", "analyze", needs=("run",), wants=("decode",))
+"""
 
 
 @pytest.fixture
@@ -106,6 +112,9 @@ def test_documented_data_task_and_section_touch_no_shared_file(plugin, command):
         assert plugin("analyze", f"task={task}", "run=latest", check=False).returncode == 2
     assert "task=spread" in plugin("analyze", "task=spread", "data=wells", mine, check=False).stderr
     plugin("analyze", "task=spread", "run=latest")
+    (command.folder / "dreams.py").write_text(DREAMS)
+    done = plugin("analyze", "task=dream", "run=latest", "plugins=[dreams]", check=False)  # beside those that the run knows
+    assert "Tasks that work on this run: task=process, task=embed, task=cluster, task=spread, task=report." in done.stderr
     pages = []
     for typed in ([mine], []):
         plugin("analyze", "task=report", "run=latest", *typed)
@@ -150,5 +159,5 @@ def test_task_that_the_model_cannot_serve_is_refused_before_anything_is_read(plu
         done = plugin(entry, *typed, "run=latest", check=False)
         assert done.returncode == 2
         assert f"{typed[0]} needs a model that can encode, but model=blind of run=" in done.stderr
-        assert "On this run work: task=report." in done.stderr
+        assert "Tasks that work on this run: task=report." in done.stderr
     assert not list(command.folder.glob("outputs/blind/*/*/status.json"))

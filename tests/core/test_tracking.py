@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -171,6 +172,15 @@ def test_figures_tables_and_artifacts_are_there_and_name_the_run_they_stand_on(t
     assert said["config"]["model"]["num_codes"] == 8
     assert (latents["name"], latents["type"]) == ("three-0-process-latents", "latents")
     assert json.loads(latents["metadata"])["parent"]["folder"] == str(job)
+
+
+def test_table_with_numbers_among_the_names_of_its_columns_is_logged(compose, tmp_path):
+    settings = compose("train", "data.root=demo", *LOGGED)
+    tracker = Tracker(settings.logger, tmp_path, settings)
+    tracker.table("spread", pd.DataFrame({"stack": ["a"], 0: [0.5]}))
+    tracker.close()
+    (path,) = tmp_path.glob("wandb/**/spread*.table.json")
+    assert json.loads(path.read_text())["columns"] == ["stack", "0"]
 
 
 @pytest.mark.slow

@@ -290,12 +290,33 @@ def test_options_of_the_loop_train(fit, options):
         assert losses["lr"].iloc[-1] < 0.1 * losses["lr"].iloc[0]
 
 
-def test_monitored_term_chooses_the_best_epoch_and_a_wrong_one_is_named(fit):
+def test_monitored_term_chooses_the_best_epoch(fit):
     folder = fit("trainer.epochs=3", "trainer.lr=0.01", "trainer.monitor=recon", "model.commitment_weight=0.01")
     best = int(history(folder)["val_recon"].idxmin()) + 1
     assert checkpoint.load(folder / "checkpoints" / "best.ckpt")["position"]["epoch"] == best
+
+
+@pytest.mark.parametrize("more", [[], ["check=true"]])
+def test_wrong_monitored_term_is_refused_before_the_model_is_trained(fit, caplog, more):
     with pytest.raises(ValueError, match=r"trainer.monitor=recno is no loss term .* Did you mean 'recon'"):
-        fit("trainer.epochs=1", "trainer.monitor=recno")
+        fit("trainer.epochs=1", "trainer.monitor=recno", *more)
+    assert "parameters; patches" not in caplog.text
+
+
+def test_looking_for_the_monitored_term_changes_no_epoch(compose, stores_folder, tmp_path):
+    losses = []
+    for monitor in ("total", "recon"):
+        options = ["model=vae_gauss", f"data.store={stores_folder}", "trainer.epochs=2", "trainer.num_reconstructions=0"]
+        options += [f"outputs={tmp_path}", f"name={monitor}", f"trainer.monitor={monitor}", "logger=csv"]
+        _, folder = carry_out(compose("train", *options), options)
+        losses.append(history(folder).drop(columns=["seconds", "patches_per_s"]))
+    pd.testing.assert_frame_equal(*losses, check_exact=True)  # of a model that draws its latents
+
+
+def test_likelihood_without_test_patches_is_refused_by_a_check_too(compose, stores_folder):
+    options = ["model=vae_gauss", f"data.store={stores_folder}", "trainer.likelihood_samples=2", "check=true", "logger=csv"]
+    with pytest.raises(ValueError, match=r"data\.test_share=0 holds none out"):
+        carry_out(compose("train", *options), options)
 
 
 @pytest.mark.slow

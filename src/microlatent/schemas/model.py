@@ -85,7 +85,7 @@ class AEConfig:
         if (mode == "bern") != (self.likelihood == "bern"):
             raise ValueError(
                 f"data.normalise={mode} does not fit model={self.name}: a Bernoulli likelihood describes zeros and ones, and "
-                f"only it does. Leave data.normalise out (it becomes {self.likelihood}), or choose "
+                f"only it does. Set data.normalise={self.likelihood}, or choose "
                 f"model={self.family}_{'bern' if mode == 'bern' else 'gauss'}."
             )
         if self.arch != "compact" and mode not in ("bern", "gauss"):
