@@ -79,6 +79,8 @@ def run_provenance(settings: Settings, source: Source) -> dict[str, Any]:
         "channels": source.channels,
         "shape_px": list(source.shape),
         "target_channels": source.target_channels,
+        "pixel_um": source.pixel_um,
+        "z_um": getattr(source, "z_um", None),
         "normaliser": source.normaliser.state(),
         "split_by": source.split.by,
         "split_hash": source.split.hash,

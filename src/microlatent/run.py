@@ -235,7 +235,7 @@ def free_name(path: Path) -> Path:
     number, free = 1, path
     while free.exists():
         number += 1
-        free = path.with_name(f"{path.name}_{number}")
+        free = path.with_name(f"{path.stem}_{number}{path.suffix}")
     return free
 
 

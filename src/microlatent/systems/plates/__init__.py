@@ -1,7 +1,7 @@
 """Plates: virtual staining, from label-free stacks of multi-well plates to predicted fluorescence."""
 
 from microlatent.config import register
-from microlatent.systems.plates.schema import AssemblePlatesConfig, PlatesConfig, PreprocessConfig
+from microlatent.systems.plates.schema import AssemblePlatesConfig, PlatesConfig, PredictConfig, PreprocessConfig
 
 register(
     "data",
@@ -22,4 +22,16 @@ register(
     needs=("root",),
     title="Preprocessing",
     order=25,
+)
+register(
+    "task",
+    "predict",
+    PredictConfig,
+    f"{__name__}.predict",
+    "infer",
+    data=("plates",),
+    needs=("run", "root"),
+    wants=("predict",),
+    title="Prediction",
+    order=45,
 )

@@ -113,3 +113,33 @@ class AssemblePlatesConfig:
     def __post_init__(self) -> None:
         one_of("task.pages", self.pages, ("z", "t", "c"))
         one_of("task.version", self.version, VERSIONS)
+
+
+@dataclass(kw_only=True)
+class PredictConfig:
+    """A plate through a trained model, to ``<run>/prediction.zarr`` (``systems/plates/predict.py``)."""
+
+    name: str = MISSING
+    checkpoint: str = "best"  # best, last, or a checkpoint file
+    wells: list[str] | None = None  # of the plate, such as A/1; the prediction lists these alone. Default: all
+    fields: list[str] | None = None  # this command's share of them, such as A/1/000; others are left to other commands
+    units: str = "counts"  # counts (the camera's units and type) or normalised (float32, as the model gives them)
+    tile_px: int | None = None  # side of a tile without its halo; default: 512, or 1024 where the halo is large
+    halo_px: int | None = None  # around each tile; default: half of the model's receptive field. Below that, seams show
+    z_step: int | None = None  # planes between overlapping windows of a model that predicts all planes; default: half of them
+    batch_size: int = 1  # windows of planes through the network at a time
+    tta: str = "none"  # mean or median of the prediction of 8 mirrored and turned copies; none: of the image alone
+    rescale: bool = False  # resample to the pixel size that the model was trained on, and back
+    workers: int = 1  # processes that share the plate, and the threads
+    version: str = "0.5"  # of NGFF: 0.5 (zarr 3) or 0.4 (zarr 2)
+
+    def __post_init__(self) -> None:
+        distinct("task.wells", self.wells)
+        distinct("task.fields", self.fields)
+        one_of("task.units", self.units, ("counts", "normalised"))
+        one_of("task.tta", self.tta, ("none", "mean", "median"))
+        one_of("task.version", self.version, VERSIONS)
+        at_least("task.tile_px", self.tile_px, 16)
+        at_least("task.halo_px", self.halo_px, 0)
+        for key in ("z_step", "batch_size", "workers"):
+            at_least(f"task.{key}", getattr(self, key), 1)

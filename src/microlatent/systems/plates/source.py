@@ -110,6 +110,8 @@ class PlateCrops(TableSource):
         del self.fingerprints
         sizes = {field.image.pixel_um for field in fields}
         self.pixel_um = config.pixel_um or (sizes.pop() if len(sizes) == 1 else None)
+        steps = {field.image.z_um for field in fields}
+        self.z_um = config.z_um or (steps.pop() if len(steps) == 1 else None)
         self._levels: dict[int, Levels] = {}
         self._unstaged: dict[int, Pixels] = {}
         self.places = Places(config, self.fields, self.used, target_channels or [], self.pixels, self._thresholds)

@@ -228,7 +228,7 @@ def measure(image: OmeImage, channels: Sequence[str] | None = None, foreground: 
     num_t, _, num_z, rows, columns = image.shape
     counting = {name: [Counting(image.dtype) for _ in range(num_t)] for name in places}
     squares = {name: _Squares((num_t, num_z, rows, columns)) for name in foreground}
-    marks = _fingerprint_of_files(image)
+    marks = fingerprint_of_files(image)
     for box in image.levels[0].blocks(list(places.values())):
         pixels, present = image[box], image.levels[0].present(box)
         for name, place in places.items():
@@ -259,7 +259,7 @@ def is_current(known: dict[str, str], image: OmeImage) -> bool:
 
     Equal names, sizes and times of the files are enough. A copy has other times: then the contents decide.
     """
-    return known.get("files") == _fingerprint_of_files(image) or known.get("content") == _fingerprint_of_content(image)
+    return known.get("files") == fingerprint_of_files(image) or known.get("content") == _fingerprint_of_content(image)
 
 
 def statistics_path(folder: str | Path, plate: str, name: str) -> Path:
@@ -420,7 +420,8 @@ def _files(image: OmeImage) -> list[Path]:
     return sorted(path for path in image.levels[0].path.rglob("*") if path.is_file())
 
 
-def _fingerprint_of_files(image: OmeImage) -> str:
+def fingerprint_of_files(image: OmeImage) -> str:
+    """Return a digest of the names, sizes and times of the files of an image's pixels."""
     digest = xxhash.xxh3_128()
     for path in _files(image):
         about = path.stat()

@@ -31,8 +31,19 @@ PARTIAL = ".{name}.{mark}.partial"  # of an image in the making
 KINDS = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 
 
-def create_plate(path: str | Path, fields: Sequence[tuple[str, str]], version: str = "0.5", name: str = "") -> None:
+def create_plate(
+    path: str | Path,
+    fields: Sequence[tuple[str, str]],
+    version: str = "0.5",
+    name: str = "",
+    *,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    attributes: dict[str, Any] | None = None,
+) -> None:
     """Write the metadata of a plate of the fields (well, field), such as ("A/1", "000"); their images come later.
+
+    ``rows`` and ``columns`` name those of the plate in which no field lies, ``attributes`` what is to stand beside the metadata.
 
     A plate with the same metadata is left as it is, so that several processes may begin with it.
 
@@ -49,7 +60,9 @@ def create_plate(path: str | Path, fields: Sequence[tuple[str, str]], version: s
         wells.setdefault(well, []).append(field)
     if not wells:
         raise ValueError(f"{path} is to be a plate, but no field is given for it.")
-    rows, columns = (sorted({well.split("/")[i] for well in wells}, key=natural) for i in (0, 1))
+    rows, columns = (
+        sorted({*names, *(well.split("/")[i] for well in wells)}, key=natural) for i, names in enumerate((rows, columns))
+    )
     plate = {
         "name": name or path.name.removesuffix(".zarr"),
         "rows": [{"name": row} for row in rows],
@@ -63,16 +76,22 @@ def create_plate(path: str | Path, fields: Sequence[tuple[str, str]], version: s
     }
     if is_zarr(path) and read_attributes(path)[1].get("plate") != plate:
         raise ValueError(f"{path} holds another plate or image, not one of {len(wells)} wells. Remove it or choose another name.")
-    for row in rows:
+    for row in {well.split("/")[0] for well in wells}:
         write_group(path / row, version)
     for well, names in wells.items():
         write_group(path / well, version, {"well": {"images": [{"path": one} for one in names], "version": version}})
-    write_group(path, version, {"plate": plate})
+    write_group(path, version, {"plate": plate}, attributes)
 
 
 def remove_partials(path: str | Path) -> None:
     """Remove what images that were being written when a process was killed left in a plate; no other may be writing to it."""
     for folder in Path(path).glob(f"*/*/{PARTIAL.format(name='*', mark='*')}"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_partials_of(path: Path) -> None:
+    """Remove the same of one image; no other process may be writing it."""
+    for folder in path.parent.glob(PARTIAL.format(name=path.name, mark="*")):
         shutil.rmtree(folder, ignore_errors=True)
 
 
