@@ -190,7 +190,7 @@ def test_counts_are_of_the_camera_and_come_back_by_the_targets_of_training(run_o
         np.testing.assert_allclose(made[:], whole(run, image) * scale + median, atol=0.51)
 
 
-def test_floats_stay_floats_and_their_gaps_stay_where_they_are(run_of, tmp_path):
+def test_floats_stay_floats(run_of, tmp_path):
     path = write_image(tmp_path / "x.zarr", (1, 1, 40, 50), dtype=np.float32)
     found = predicted(run_of(), path).fields[0]
     assert found.dtype == np.float32
@@ -342,7 +342,6 @@ def test_a_share_of_the_fields_leaves_the_others_to_other_commands(run_of, plate
     found = predicted(run, plate, "task.fields=[A/1/001]")
     assert len(read_attributes(found.path)[1]["plate"]["wells"]) == 3
     assert [image.name for image in found.fields] == ["A/1/001"]
-    assert "3 of" not in found.notes
     assert len(predicted(run, plate, "task.fields=[A/1/000,A/2/000,B/4/f2]").fields) == 4
 
 
@@ -419,14 +418,10 @@ def test_a_check_writes_nothing_and_says_what_would_be(run_of, plate, capsys):
         ("task.units=pixels", "task.units is 'pixels'.*counts, normalised"),
         ("task.tta=max", "task.tta is 'max'"),
         ("task.tile_px=0", "task.tile_px is 0"),
-        ("data.channel_names=[Phase,x]", None),
     ],
 )
 def test_what_cannot_be_predicted_is_refused_by_name(trained, plate, typed, message):
     typed = [PLUGIN, f"run={trained()}", f"data.root={plate}", "data=plates", "task=predict", typed]
-    if message is None:
-        predict.open_all(settings_of(trained(), *typed), str(plate.parent))
-        return
     with pytest.raises(ValueError, match=message):
         predict.open_all(settings_of(trained(), *typed), str(plate.parent))
 
