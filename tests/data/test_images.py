@@ -96,6 +96,7 @@ def test_reading_a_frame_takes_the_memory_of_a_frame(tmp_path, suffix):
     path = tmp_path / f"m.{suffix}"
     np.save(path, movie) if suffix == "npy" else tifffile.imwrite(path, movie[:, :, 0], metadata={"axes": "TCYX"})
     (fov,) = find_fields(tmp_path, path.name, "task.images").values()
+    fov.frame(next(iter(fov.frames)))  # imports the reader, which is no memory of a frame
     tracemalloc.start()
     for t in fov.frames:
         fov.frame(t)

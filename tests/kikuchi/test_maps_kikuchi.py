@@ -154,7 +154,7 @@ def save_checkpoint(path, epoch, seed=0):
     """Write a checkpoint of the known model; every epoch has other weights."""
     fitted = Normaliser("none", ["pattern"], [60.0], [10.0])
     data = {"channels": ["pattern"], "shape_px": PATTERN, "normaliser": fitted.state()}
-    config = {"model": {"name": "planes", "latent_dim": DIMS}, "seed": seed}
+    config = {"model": {"name": "planes", "latent_dim": DIMS}, "data": {"name": "kikuchi"}, "seed": seed}
     weights = {"planes": torch.randn(DIMS, 1, *PATTERN, generator=torch.Generator().manual_seed(epoch)) * 3}
     provenance = {"config": config, "time": "2026-01-01T00:00:00", "data": data}
     checkpoint.save(path, {"model": weights, "birth": provenance, "position": {"epoch": epoch}})
