@@ -42,6 +42,7 @@ class Source(Protocol):
     target_channels: list[str] | None  # None where the input is its own target
     shape: tuple[int, ...]  # *space of a sample
     pixel_um: float | None  # of a sample's Y and X, for scale bars
+    z_um: float | None  # from plane to plane
     rows: dict[str, np.ndarray]  # of train, val, test and all
     augment: bool  # whether training batches are given seeds
     fingerprints: dict[str, str]  # of the data, by file

@@ -80,7 +80,7 @@ def run_provenance(settings: Settings, source: Source) -> dict[str, Any]:
         "shape_px": list(source.shape),
         "target_channels": source.target_channels,
         "pixel_um": source.pixel_um,
-        "z_um": getattr(source, "z_um", None),
+        "z_um": source.z_um,
         "normaliser": source.normaliser.state(),
         "split_by": source.split.by,
         "split_hash": source.split.hash,

@@ -156,9 +156,10 @@ def check_combination(settings: Settings, entry: str, task: config.Choice) -> No
     # A task may work on a plugin's kind of data that its declaration cannot know; one that is ours is known not to fit.
     if task.data and settings.data.name not in task.data and settings.data.name in config.SYSTEMS:
         there = ", ".join(f"task={name}" for name in config.tasks(entry, settings.data.name))
+        why = "" if settings.run else " (data=wells stands where neither data nor run is typed)"
         raise ValueError(
-            f"task={task.name} is for data={' and data='.join(task.data)}, not for data={settings.data.name} (data=wells stands "
-            f"where neither data nor run is typed). Name the data that it is for, or choose a task for these: {there}."
+            f"task={task.name} is for data={' and data='.join(task.data)}, not for data={settings.data.name}{why}. "
+            f"Name the data that it is for, or choose a task for these: {there}."
         )
     check_needs(settings, entry, task)
 

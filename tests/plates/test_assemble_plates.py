@@ -29,7 +29,7 @@ def image(shape=(20, 24)):
     return RNG.integers(0, 4000, shape).astype(np.uint16)
 
 
-@pytest.mark.parametrize("version", ["0.5", "0.4"])
+@pytest.mark.parametrize("version", ["0.5", pytest.param("0.4", marks=pytest.mark.slow)])
 def test_a_file_per_plane_channel_and_time_point(tmp_path, assembled, version):
     root, want = tmp_path / "raw", {}
     root.mkdir()

@@ -168,7 +168,7 @@ def whole(run, image, planes=1, all_planes=False, step=1):
 # What is predicted
 
 
-@pytest.mark.parametrize("about", [(), (3,), (3, True)])
+@pytest.mark.parametrize("about", [(), *(pytest.param(about, marks=pytest.mark.slow) for about in ((3,), (3, True)))])
 def test_every_time_point_and_plane_has_the_values_of_the_whole_frame(run_of, plate, about):
     run, source = run_of(*about), open_plates(plate)[0]
     if about[1:]:
@@ -257,6 +257,7 @@ def test_time_points_that_were_never_written_stay_empty_and_are_named(run_of, tm
     assert "nothing was written of 1 time points" in caplog.text
 
 
+@pytest.mark.slow
 def test_copies_are_averaged(run_of, plate):
     run, image = run_of(), open_plates(plate)[0]["A/1/001"]
     made = predicted(run, plate, "task.units=normalised", "task.tta=mean", "task.tile_px=32")["A/1/001"][:]
@@ -295,7 +296,7 @@ def in_fork(do, *arguments):
     return child
 
 
-@pytest.mark.parametrize("moment", [0, 9, 11, 19])
+@pytest.mark.parametrize("moment", [19, *(pytest.param(moment, marks=pytest.mark.slow) for moment in (0, 9, 11))])
 def test_a_prediction_killed_at_any_moment_goes_on_to_the_same_files(run_of, plate, tmp_path, monkeypatch, moment):
     run = run_of()
     expected = content(predicted(run, plate, "task.tile_px=32").path)

@@ -60,6 +60,7 @@ def test_plates_are_measured_and_stay_as_they_were(preprocessed, specimen):
     assert [path.stat().st_mtime_ns for path in kept] == times  # an interrupted run goes on where it was
 
 
+@pytest.mark.slow
 def test_attributes_are_written_when_asked_and_read_in_training(preprocessed, specimen, tmp_path):
     root = shutil.copytree(specimen, tmp_path / "copy")
     _, table = preprocessed(root, "task.write_attributes=true")

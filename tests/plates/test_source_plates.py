@@ -241,6 +241,7 @@ def test_bad_settings_are_refused_with_what_to_do(settings, overrides, words):
         training.open_data(settings(*overrides))
 
 
+@pytest.mark.slow
 def test_pixels_are_staged_once_and_again_when_they_change(tmp_path, specimen, monkeypatch):
     root = shutil.copytree(specimen, tmp_path / "copy")
 
@@ -326,7 +327,7 @@ def test_memory_does_not_grow_with_the_plate(tmp_path):
     assert peaks[1] < 1.3 * peaks[0]
 
 
-@pytest.mark.parametrize("shift", [(0, 0), (3, -5), (-7, 2)])
+@pytest.mark.parametrize("shift", [(3, -5), *(pytest.param(shift, marks=pytest.mark.slow) for shift in ((0, 0), (-7, 2)))])
 def test_shift_between_channels_is_found_within_half_a_pixel(shift):
     from scipy import ndimage
 

@@ -46,6 +46,7 @@ class TableSource:
     split_levels: ClassVar[dict[str, tuple[str, ...]]] = {"patch": ("key",)}
     independent_unit: ClassVar[str] = "patch"
     pixel_um: float | None = None
+    z_um: float | None = None  # from plane to plane
 
     def __init__(
         self,
