@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = {
     "wells": (
         "infer.py task=assemble experiment=wells_demo task.patch_px=64",
-        "train.py model=vqvae_z16 experiment=wells_demo",
+        "train.py model=vqvae_z16 experiment=wells_demo trainer.epochs=50",
         "infer.py task=process run=latest",
         "analyze.py task=match run=latest",
         "analyze.py task=embed run=latest",
