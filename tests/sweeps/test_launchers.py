@@ -89,7 +89,7 @@ def test_launcher_is_not_told_of_signals_it_does_not_wait_for(launchers_signal):
 
 def test_without_a_launcher_nothing_is_handed_over(monkeypatch):
     monkeypatch.setattr(signals, "_launchers", {})
-    signals.hand_over(signals.Interrupted(signal.SIGTERM))
+    assert signals.hand_over(signals.Interrupted(signal.SIGTERM)) is None
 
 
 def test_second_signal_of_the_same_wish_does_not_disturb_the_saving(launchers_signal):
